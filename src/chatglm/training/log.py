@@ -1,0 +1,84 @@
+"""What a run tells: metrics.jsonl, a progress line, a plot of the loss."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+class Log:
+    """Writes one JSON object a line to `metrics.jsonl`, and a line to the terminal."""
+
+    def __init__(self, directory: Path, *, steps: int, first_step: int = 0) -> None:
+        self.path = directory / "metrics.jsonl"
+        self.steps = steps
+        self.first_step = first_step
+        self.started = time.monotonic()
+        self.forget_after(first_step)
+
+    def forget_after(self, step: int) -> None:
+        """Drop what a killed run wrote beyond its last checkpoint, so that no step stands twice."""
+        if not self.path.exists():
+            return
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        temporary = self.path.with_suffix(".part")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
+        temporary.replace(self.path)
+
+    def write(self, row: dict[str, float]) -> None:
+        """Append a row; `step` is the number of steps done."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def show(self, row: dict[str, float]) -> None:
+        """The progress line on stderr; it stays in place on a terminal."""
+        step = int(row["step"])
+        done = step - self.first_step
+        left = (time.monotonic() - self.started) / max(done, 1) * (self.steps - step)
+        parts = [f"step {step}/{self.steps}"]
+        if "loss" in row:
+            parts += [f"loss {row['loss']:.4f}", f"{row['tokens_per_second']:,.0f} tokens/s"]
+        if "validation_loss" in row:
+            parts.append(f"validation {row['validation_loss']:.4f}")
+        parts.append(f"left {int(left // 3600)}:{int(left % 3600 // 60):02d}:{int(left % 60):02d}")
+        print("  ".join(parts), file=sys.stderr, flush=True)
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
+    rows = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def plot_loss(directory: Path) -> Path | None:
+    """Draw train and validation loss over tokens into `loss.png`; None where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no loss.png: pip install 'chatglm[train]' brings matplotlib", file=sys.stderr)
+        return None
+    rows = read_metrics(directory / "metrics.jsonl")
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for key, label, style in (
+        ("loss", "train", {"linewidth": 0.8, "alpha": 0.6}),
+        ("validation_loss", "validation", {"linewidth": 1.6, "marker": "."}),
+    ):
+        points = [(row["tokens"] / 1e6, row[key]) for row in rows if key in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, **style)
+    axes.set_xlabel("million tokens")
+    axes.set_ylabel("loss (nats per target)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path = directory / "loss.png"
+    FigureCanvasAgg(figure).print_png(path)
+    return path

@@ -1,0 +1,47 @@
+"""What a step lowers: the objective is the part of the one loop that is swapped."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from chatglm.model import Transformer, document_mask
+from chatglm.training.batch import Batch
+
+
+class Objective(Protocol):
+    """Summed loss and the number of targets it sums over; the trainer divides by the whole step's number."""
+
+    def __call__(self, model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss () in nats, with a gradient, and targets ()."""
+        ...
+
+
+def next_word_loss(model: Transformer, batch: Batch, *, chunk: int = 0) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy of the labels (−100 = no loss) and their number, in one forward.
+
+    Serves causal, blank-infilling, masked and chat examples alike: they differ in labels, positions and mask.
+    chunk: tokens whose logits exist at once; 0 for all.
+    """
+    mask = document_mask(batch.documents, batch.prefix)
+    hidden = model(batch.tokens, batch.positions, mask).flatten(0, 1)  # (N, C)
+    labels = batch.labels.flatten()  # (N,)
+    count = (labels != -100).sum()
+    if chunk <= 0 or chunk >= len(labels):
+        return summed_cross_entropy(model, hidden, labels), count
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for part, target in zip(hidden.split(chunk), labels.split(chunk), strict=True):
+        # The logits of a chunk are made again in the backward pass and never kept.
+        total = total + checkpoint(
+            summed_cross_entropy, model, part, target, use_reentrant=False, preserve_rng_state=False
+        )
+    return total, count
+
+
+def summed_cross_entropy(model: Transformer, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of labels (N,) under hidden states (N, C), summed, in float32."""
+    return F.cross_entropy(model.logits(hidden), labels, ignore_index=-100, reduction="sum")

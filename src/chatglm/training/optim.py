@@ -1,0 +1,72 @@
+"""Optimizers of a run and the learning rate at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from chatglm.training.config import OptimConfig
+
+
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon is made for this parameter: a hidden matrix, not a table of embeddings or the head."""
+    return parameter.ndim == 2 and not name.startswith(("embedding.", "position.", "head."))
+
+
+def make_optimizers(
+    named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig
+) -> dict[str, torch.optim.Optimizer]:
+    """The run's optimizers by name; together they own every trainable parameter once.
+
+    Muon (torch.optim.Muon) orthogonalizes the update of a matrix; its rate is scaled so that an update is as
+    large as AdamW's (arXiv:2502.16982, §2.2), and one `lr` serves both.
+    """
+    trainable = [(name, p) for name, p in named if p.requires_grad]
+    matrices = [p for name, p in trainable if is_matrix(name, p)]
+    rest = [p for name, p in trainable if not is_matrix(name, p)]
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    if config.kind == "muon" and matrices:
+        optimizers["muon"] = torch.optim.Muon(
+            matrices,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        matrices = []
+    groups: list[dict[str, object]] = [
+        {"params": matrices, "lr": config.lr, "weight_decay": config.weight_decay},
+        {
+            "params": rest,
+            "lr": config.lr if config.embedding_lr is None else config.embedding_lr,
+            "weight_decay": 0.0,
+        },
+    ]
+    groups = [group for group in groups if group["params"]]
+    if groups:
+        optimizers["adamw"] = torch.optim.AdamW(groups, betas=config.betas, eps=1e-10, fused=True)
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def rate(step: int, steps: int, config: OptimConfig) -> float:
+    """Share of the peak learning rate at `step` (0 is the first) of `steps`."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    left = (steps - step) / config.decay_steps if config.decay_steps else 1.0
+    return min(warm, left, 1.0)
+
+
+def set_rate(optimizers: dict[str, torch.optim.Optimizer], share: float) -> None:
+    """Give every group `share` of its peak learning rate."""
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * share
+
+
+def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scale gradients so that their joint norm is at most `limit` (0: leave them); returns the norm before."""
+    return nn.utils.clip_grad_norm_(list(parameters), limit if limit > 0 else float("inf"))

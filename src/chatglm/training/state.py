@@ -1,0 +1,156 @@
+"""A run on disk: checkpoints that a kill at any moment cannot spoil.
+
+`checkpoints/step-000123/` holds `model.safetensors`, `optimizer.safetensors`, `state.json` and, written last,
+`manifest.json` with the size and SHA-256 of each. The directory is written under another name, flushed and
+renamed; `checkpoints/latest` is a text file with the newest name. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+MANIFEST = "manifest.json"
+
+
+def save_state(
+    directory: Path,
+    *,
+    step: int,
+    model: nn.Module,
+    optimizers: dict[str, torch.optim.Optimizer],
+    state: dict[str, object],
+    keep: int,
+) -> Path:
+    """Write the checkpoint of `step` below `directory`; the `keep` newest stay."""
+    folder = directory / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"step-{step:06d}"
+    target, temporary = folder / name, folder / f".{name}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        save_file(dict(unique_tensors(model)), temporary / "model.safetensors")
+        save_file(pack_optimizers(model, optimizers), temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps({**state, "step": step}), "utf-8")
+        manifest = {
+            file.name: {"size": file.stat().st_size, "sha256": digest(file)}
+            for file in sorted(temporary.iterdir())
+        }
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+        for file in temporary.iterdir():
+            flush(file)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(
+            f"checkpoint {target} could not be written ({error}); free some space and resume: "
+            "the older checkpoints are whole"
+        ) from error
+    flush(temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    flush(folder)
+    write_text_safely(folder / "latest", name)
+    for old in checkpoints(directory)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def unique_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers by name, each storage once."""
+    return [(name, tensor.detach().contiguous()) for name, tensor in model.state_dict().items()]
+
+
+def pack_optimizers(
+    model: nn.Module, optimizers: dict[str, torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    """Optimizer state as named tensors, `optimizer|parameter|key`."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        f"{kind}|{names[id(p)]}|{key}": torch.as_tensor(value).contiguous()
+        for kind, optimizer in optimizers.items()
+        for p, entry in optimizer.state.items()
+        for key, value in entry.items()
+    }
+
+
+def unpack_optimizers(
+    tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, torch.optim.Optimizer]
+) -> None:
+    """Put packed state back; parameters that this run does not train are left out."""
+    parameters = dict(model.named_parameters())
+    owned = {
+        kind: {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for kind, optimizer in optimizers.items()
+    }
+    for label, tensor in tensors.items():
+        kind, name, key = label.split("|")
+        parameter = parameters.get(name)
+        if parameter is not None and id(parameter) in owned.get(kind, ()):
+            optimizers[kind].state[parameter][key] = tensor.to(parameter.device)
+
+
+def load_state(
+    checkpoint: Path, *, model: nn.Module, optimizers: dict[str, torch.optim.Optimizer]
+) -> dict[str, object]:
+    """Fill model and optimizers from a checkpoint directory; returns its `state.json`."""
+    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    unpack_optimizers(load_file(checkpoint / "optimizer.safetensors"), model, optimizers)
+    state = json.loads((checkpoint / "state.json").read_text("utf-8"))
+    assert isinstance(state, dict)
+    return state
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """Finished checkpoint directories of a run, oldest first."""
+    return sorted(
+        path for path in (directory / "checkpoints").glob("step-*") if (path / MANIFEST).is_file()
+    )
+
+
+def newest(directory: Path) -> Path | None:
+    """The newest checkpoint whose files have the sizes and hashes of its manifest; None: start anew."""
+    return next((path for path in reversed(checkpoints(directory)) if is_whole(path)), None)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file is as the manifest says."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text("utf-8"))
+        return bool(manifest) and all(
+            (checkpoint / name).stat().st_size == entry["size"]
+            and digest(checkpoint / name) == entry["sha256"]
+            for name, entry in manifest.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Ask the operating system to put a file or directory on the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text_safely(path: Path, text: str) -> None:
+    """Replace a small text file in one move."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, "utf-8")
+    flush(temporary)
+    temporary.replace(path)
