@@ -1,0 +1,7 @@
+"""`python -m chatglm`."""
+
+import sys
+
+from chatglm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,340 @@
+"""ChatGLM: a model, its tokenizer and the engine, in the shape that people of this family know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from chatglm import checkpoint
+from chatglm.checkpoint import Loaded
+from chatglm.config import ModelConfig
+from chatglm.generation.cache import BatchCache, SequenceCache, attention_mask, position_ids
+from chatglm.generation.engine import Engine
+from chatglm.generation.sampling import Processor, Sampling
+from chatglm.generation.stop import TextStream
+from chatglm.messages import Message
+from chatglm.model import Transformer
+from chatglm.prompt import Prompt
+from chatglm.tokenizer.base import Tokenizer
+
+if TYPE_CHECKING:
+    from chatglm.generation.remote import RemoteChatGLM
+
+Ids = Sequence[int] | Tensor
+History = Sequence[tuple[str, str] | Mapping[str, object] | Message]
+
+
+class Options(TypedDict, total=False):
+    """Settings of one request, by keyword; see `Sampling` for what they mean."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    max_new_tokens: int | None
+    stop: str | Sequence[str]
+    seed: int | None
+    processor: Processor | None
+
+
+class ChatGLM:
+    """A language model of the family, ready to be asked."""
+
+    def __init__(self, loaded: Loaded, *, max_num_seqs: int = 16) -> None:
+        self.loaded = loaded
+        self.engine = Engine(
+            loaded.model,
+            stop_ids=loaded.defaults.end_ids,
+            learned_prefix=loaded.prefix,
+            max_num_seqs=max_num_seqs,
+        )
+
+    @staticmethod
+    def from_pretrained(
+        source: str | os.PathLike[str] | None = None,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        quantize: Literal["int8", "int4"] | None = None,
+        revision: str | None = None,
+        offline: bool | None = None,
+        max_num_seqs: int = 16,
+    ) -> ChatGLM | RemoteChatGLM:
+        """The model at `source`: nothing for the embedded one, a directory, a hub id, or `openai/MODEL`.
+
+        dtype: `auto` (as the file has it), `float32`, `bfloat16` or `float16`. device: `auto`, `cpu`, `cuda`, ….
+        """
+        if source is not None and str(source).startswith("openai/"):
+            from chatglm.generation.remote import RemoteChatGLM
+
+            return RemoteChatGLM(str(source).removeprefix("openai/"))
+        loaded = checkpoint.load(
+            source,
+            dtype=dtype,
+            device=device,
+            quantize=quantize,
+            revision=revision,
+            offline=offline,
+        )
+        return ChatGLM(loaded, max_num_seqs=max_num_seqs)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> Path:
+        """Write the checkpoint in the format it was read from; the same tensors give the same bytes."""
+        return checkpoint.save(self.loaded, directory)
+
+    @property
+    def transformer(self) -> Transformer:
+        """The `nn.Module`."""
+        return self.loaded.model
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self.loaded.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; a ValueError where its directory has none."""
+        if self.loaded.tokenizer is None:
+            raise ValueError(
+                f"{self.loaded.directory} has no tokenizer files; use logits and generate_ids, or add them"
+            )
+        return self.loaded.tokenizer
+
+    # Text in, text out
+
+    def generate(self, text: str, **options: Unpack[Options]) -> str:
+        """One reply in the model's own chat format; a continuation where the model has none."""
+        return "".join(self.stream(text, **options))
+
+    def stream(self, text: str, **options: Unpack[Options]) -> Iterator[str]:
+        """`generate` in pieces, as they become certain; their concatenation is the whole reply."""
+        if not self.tokenizer.template.is_chat:
+            return self.stream_prompt(self.continuation(text), self.sampling(options))
+        return self.stream_messages([Message(role="user", content=checked(text))], **options)
+
+    def complete(self, text: str, **options: Unpack[Options]) -> str:
+        """What follows the text, without any chat format."""
+        return "".join(self.stream_complete(text, **options))
+
+    def stream_complete(self, text: str, **options: Unpack[Options]) -> Iterator[str]:
+        """`complete` in pieces."""
+        return self.stream_prompt(self.continuation(text), self.sampling(options))
+
+    def chat(
+        self,
+        query: str,
+        history: History | None = None,
+        *,
+        system: str | None = None,
+        **options: Unpack[Options],
+    ) -> tuple[str, list[object]]:
+        """A reply and the history with this turn added, in the form that the history came in.
+
+        history: pairs (query, reply), as in ChatGLM-6B and 2, or messages, as in ChatGLM3 and later.
+        """
+        reply, turns = "", list(history or [])
+        for reply, turns in self.stream_chat(query, history, system=system, **options):  # noqa: B007
+            pass
+        return reply, turns
+
+    def stream_chat(
+        self,
+        query: str,
+        history: History | None = None,
+        *,
+        system: str | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[tuple[str, list[object]]]:
+        """The reply so far and the history with it, after every piece."""
+        past = list(history or [])
+        messages = [Message(role="system", content=system)] if system else []
+        messages += as_messages(past)
+        messages.append(Message(role="user", content=checked(query)))
+        as_pairs = not past or isinstance(past[0], tuple | list)
+        reply = ""
+        for piece in self.stream_messages(messages, **options):
+            reply += piece
+            shown = self.tokenizer.template.polish(reply)
+            turn: list[object] = (
+                [(query, shown)]
+                if as_pairs
+                else [
+                    {"role": "user", "content": query},
+                    {"role": "assistant", "content": shown},
+                ]
+            )
+            yield shown, [*past, *turn]
+
+    def stream_messages(
+        self, messages: Sequence[Message], **options: Unpack[Options]
+    ) -> Iterator[str]:
+        """The reply to a conversation, in pieces."""
+        prompt = self.tokenizer.template.prompt(messages)
+        return self.stream_prompt(prompt, self.sampling(options))
+
+    def stream_prompt(self, prompt: Prompt, sampling: Sampling) -> Iterator[str]:
+        """Text that follows a prompt, in pieces: the one path from tokens to text."""
+        ends = self.engine.stop_ids if sampling.stop_ids is None else sampling.stop_ids
+        text = TextStream(self.tokenizer.stream(), sampling.stop)
+        with closing(self.engine.stream(prompt, sampling)) as outputs:
+            for output in outputs:
+                if output.token is not None and output.token not in ends:
+                    piece = text.push(output.token)
+                    if piece:
+                        yield piece
+                    if text.stopped:
+                        return
+        rest = text.flush()
+        if rest:
+            yield rest
+
+    def fill(self, text: str, **options: Unpack[Options]) -> str:
+        """The text with its blanks `[MASK]`, `[sMASK]` and `[gMASK]` filled, from left to right.
+
+        What fills a blank is part of the context of the next.
+        """
+        template = self.tokenizer.template
+        sampling = replace(self.sampling(options), stop_ids=template.blank_end_ids)
+        while (blank := template.first_blank(text)) is not None:
+            start, stop = blank
+            span = "".join(self.stream_prompt(template.blank(text), sampling))
+            text = text[:start] + span.strip("\n") + text[stop:]
+        return text
+
+    @torch.inference_mode()
+    def embed(self, texts: str | Sequence[str]) -> Tensor:
+        """Unit vectors (N, C) in float32, one a text: the mean of the last hidden states."""
+        rows = []
+        for text in [texts] if isinstance(texts, str) else texts:
+            prompt = self.continuation(text)
+            hidden = self.hidden(prompt)
+            rows.append(torch.nn.functional.normalize(hidden[0].float().mean(0), dim=0))
+        if not rows:
+            raise ValueError("texts is empty; give at least one text")
+        return torch.stack(rows)
+
+    # Ids in, numbers out
+
+    @torch.inference_mode()
+    def logits(
+        self, ids: Ids, context_length: int | None = None, hole: int | None = None
+    ) -> Tensor:
+        """Scores (T, V) in float32 of the word after each id, in the model's own layout.
+
+        In a prefix-LM generation the context ends at `<sop>` and the hole is its [gMASK] or [MASK], unless given.
+        """
+        hidden = self.hidden(self.prompt(ids, context_length, hole))
+        return self.transformer.logits(hidden)[0]
+
+    def generate_ids(
+        self,
+        ids: Ids,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        stop_ids: Sequence[int] | frozenset[int] | set[int] | None = None,
+        context_length: int | None = None,
+        hole: int | None = None,
+        **options: Unpack[Options],
+    ) -> list[int]:
+        """Ids that follow `ids`; a stop id is the last where one ended it. stop_ids None: the model's own."""
+        if max_new_tokens is not None:
+            options["max_new_tokens"] = max_new_tokens
+        if temperature is not None:
+            options["temperature"] = temperature
+        sampling = self.sampling(options)
+        if stop_ids is not None:
+            sampling = replace(sampling, stop_ids=frozenset(stop_ids))
+        prompt = self.prompt(ids, context_length, hole)
+        with closing(self.engine.stream(prompt, sampling)) as outputs:
+            return [output.token for output in outputs if output.token is not None]
+
+    # Parts
+
+    def prompt(
+        self, ids: Ids, context_length: int | None = None, hole: int | None = None
+    ) -> Prompt:
+        """Ids as a prompt; see `logits` for the context of a prefix-LM generation."""
+        tokens = tuple(torch.as_tensor(ids).flatten().tolist())
+        if self.config.context == "causal":
+            return Prompt(tokens=tokens)
+        layout = self.loaded.layout
+        if context_length is None:
+            context_length = tokens.index(layout.sop) if layout.sop in tokens else 0
+        if hole is None:
+            holes = [m for m in (layout.gmask, layout.mask) if m in tokens[:context_length]]
+            hole = tokens.index(holes[0]) if holes else None
+        return Prompt(tokens=tokens, prefix=context_length, hole=hole)
+
+    def continuation(self, text: str) -> Prompt:
+        """Text as a prompt that is simply continued."""
+        return self.tokenizer.template.continuation(checked(text))
+
+    def hidden(self, prompt: Prompt) -> Tensor:
+        """Last hidden states (1, T, C) of a prompt's tokens."""
+        length, device, config = len(prompt.tokens), self.engine.device, self.config
+        if not 0 < length <= config.max_length:
+            raise ValueError(
+                f"the text has {length} tokens; the model takes 1 to {config.max_length}"
+            )
+        cache = SequenceCache(
+            config,
+            dtype=self.engine.dtype,
+            device=device,
+            learned_prefix=self.loaded.prefix,
+            capacity=length,
+        )
+        mask = attention_mask(
+            prompt, config, device, start=0, stop=length, num_learned=cache.num_learned
+        )
+        places = position_ids(prompt, length, config, device)
+        tokens = torch.tensor([prompt.tokens], device=device)
+        return self.transformer(tokens, places, mask, BatchCache([cache]))
+
+    def sampling(self, options: Options) -> Sampling:
+        """The model's own defaults with the user's options over them."""
+        defaults = self.loaded.defaults
+        settings: Options = {
+            "temperature": defaults.temperature,
+            "top_k": defaults.top_k,
+            "top_p": defaults.top_p,
+            "repetition_penalty": defaults.repetition_penalty,
+            "max_new_tokens": defaults.max_new_tokens,
+        }
+        settings |= {key: value for key, value in options.items() if value is not None}  # type: ignore[typeddict-item]
+        stop = settings.pop("stop", ())
+        return Sampling(stop=(stop,) if isinstance(stop, str) else tuple(stop), **settings)
+
+
+def as_messages(history: History) -> list[Message]:
+    """Pairs, mappings and messages as messages."""
+    messages = []
+    for turn in history:
+        if isinstance(turn, Message):
+            messages.append(turn)
+        elif isinstance(turn, Mapping):
+            messages.append(Message.from_dict(turn))
+        else:
+            query, reply = turn
+            messages.append(Message(role="user", content=query))
+            messages.append(Message(role="assistant", content=reply))
+    return messages
+
+
+def checked(text: str) -> str:
+    """The text, if there is any."""
+    if not text.strip():
+        raise ValueError("the prompt is empty; give some text")
+    return text
