@@ -129,8 +129,4 @@ _CHOICES = {
     "mlp": get_args(Activation),
     "bias": get_args(Bias),
 }
-_SIZES = [
-    f.name
-    for f in fields(ModelConfig)
-    if f.type == "int"
-]
+_SIZES = [f.name for f in fields(ModelConfig) if f.type == "int"]

@@ -22,7 +22,12 @@ class Attendable(Protocol):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled dot-product attention of q (B, H, T, D) over k, v (B, G, S, D); mask None = causal."""
     return F.scaled_dot_product_attention(
-        q, k, v, mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=q.shape[1] != k.shape[1]
+        q,
+        k,
+        v,
+        mask,
+        is_causal=mask is None and q.shape[2] > 1,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
 
 
@@ -53,8 +58,12 @@ class Attention(nn.Module):
         cache: Attendable | None,
     ) -> Tensor:
         """What each token reads (B, T, C) from those that the mask (B, 1, T, S) lets it see."""
-        q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(  # (B, T, H or G, D)
-            [width // self.head_dim for width in self.widths], dim=2
+        q, k, v = (
+            self.qkv(x)
+            .unflatten(-1, (-1, self.head_dim))
+            .split(  # (B, T, H or G, D)
+                [width // self.head_dim for width in self.widths], dim=2
+            )
         )
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def causal_mask(length: int, total: int | None = None, *, device: torch.device | None = None) -> Tensor:
+def causal_mask(
+    length: int, total: int | None = None, *, device: torch.device | None = None
+) -> Tensor:
     """Each of the last `length` of `total` tokens sees itself and what is before it: (1, 1, T, S)."""
     total = length if total is None else total
     rows = torch.arange(total - length, total, device=device)  # (T,)

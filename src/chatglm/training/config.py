@@ -173,8 +173,10 @@ def convert(hint: object, value: object, *, where: str) -> object:
         )
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and (
-        hint is bool or not isinstance(value, bool)
+    if (
+        isinstance(hint, type)
+        and isinstance(value, hint)
+        and (hint is bool or not isinstance(value, bool))
     ):
         return value
     raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}")

@@ -173,9 +173,7 @@ class Trainer:
     def report_divergence(self, batch: Batch) -> None:
         """Keep the batch for a look and stop; the last checkpoint is from before it."""
         path = self.directory / f"diverged-{self.step:06d}.safetensors"
-        save_file(
-            {"tokens": batch.tokens.contiguous(), "labels": batch.labels.contiguous()}, path
-        )
+        save_file({"tokens": batch.tokens.contiguous(), "labels": batch.labels.contiguous()}, path)
         raise TrainingDiverged(
             f"the loss is not a number at step {self.step + 1}; the batch is in {path}, "
             f"the last checkpoint is whole; lower optim.lr (now {self.config.optim.lr}) and resume"
@@ -213,7 +211,9 @@ class Trainer:
             self.stop_signal = number
             print("stopping after this step …", file=sys.stderr, flush=True)
 
-        before: dict[int, object] = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        before: dict[int, object] = {
+            s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 
-def read_vectors(path: str | Path, words: Mapping[str, int] | None = None) -> dict[str, NDArray[np.float32]]:
+def read_vectors(
+    path: str | Path, words: Mapping[str, int] | None = None
+) -> dict[str, NDArray[np.float32]]:
     """Vectors by word from a Word2Vec or fastText text file (`.vec`): a line `count width`, then word and numbers.
 
     words: keep these only; the file is read as a stream, so a large one costs no more memory than what is kept.

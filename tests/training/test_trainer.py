@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chatglm.config import ModelConfig
+from chatglm.model import Transformer
+from chatglm.training.batch import Batch
+from chatglm.training.config import OptimConfig, SourceConfig, TrainConfig
+from chatglm.training.objectives import next_word_loss
+from chatglm.training.start import initialize
+from chatglm.training.state import checkpoints, newest
+from chatglm.training.trainer import Trainer, TrainingDiverged
+
+SHAPE = ModelConfig(
+    num_layers=2, hidden_size=32, num_heads=2, num_kv_heads=1, head_dim=16, ffn_size=48,
+    vocab_size=64, max_length=64, tied=True, bias="none",
+)  # fmt: skip
+
+
+class Counting:
+    """Rows whose tokens depend on how many were read before: 1, 2, 3 … in a random stride."""
+
+    def __init__(self) -> None:
+        self.row = 0
+
+    def next_batch(self, rows: int) -> Batch:
+        tokens = torch.stack([(torch.arange(17) * (1 + r % 7) + r) % 64 for r in self.take(rows)])
+        shape = tokens[:, :-1].shape
+        return Batch(
+            tokens=tokens[:, :-1],
+            labels=tokens[:, 1:],
+            positions=torch.arange(16).expand(shape[0], 1, 16),
+            documents=torch.zeros(shape, dtype=torch.long),
+        )
+
+    def take(self, rows: int) -> range:
+        self.row += rows
+        return range(self.row - rows, self.row)
+
+    def state(self) -> dict[str, object]:
+        return {"row": self.row}
+
+    def load_state(self, state: dict[str, object]) -> None:
+        self.row = int(str(state["row"]))
+
+
+def make_trainer(output: Path, *, steps: int = 12, micro: int = 4, lr: float = 1e-2) -> Trainer:
+    config = TrainConfig(
+        output=str(output), tokenizer="", sources=(SourceConfig(path=""),), model=SHAPE,
+        optim=OptimConfig(lr=lr, warmup_steps=2, decay_steps=4), steps=steps, length=16,
+        batch_rows=8, micro_rows=micro, precision="float32", log_steps=1, save_steps=1, keep=3,
+    )  # fmt: skip
+    model = Transformer(SHAPE)
+    initialize(model, seed=1)
+    return Trainer(config, model, Counting(), next_word_loss, validation=[Counting().next_batch(4)])
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    checkpoint = newest(directory)
+    assert checkpoint is not None
+    return load_file(checkpoint / "model.safetensors")
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_lowers_the_loss_and_two_runs_with_one_seed_are_equal(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_trainer(tmp_path / name).run()
+    rows = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert len(checkpoints(tmp_path / "a")) == 3
+
+
+def test_the_loss_does_not_depend_on_how_the_batch_is_cut(tmp_path: Path) -> None:
+    losses = [make_trainer(tmp_path, micro=micro).train_step()[0] for micro in (8, 4, 1)]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_a_chunked_loss_has_the_same_value_and_gradient() -> None:
+    model, batch = Transformer(SHAPE), Counting().next_batch(4)
+    initialize(model, seed=0)
+    grads = []
+    for chunk in (0, 7):
+        model.zero_grad()
+        loss, count = next_word_loss(model, batch, chunk=chunk)
+        loss.backward()
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert int(count) == 64
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*grads, strict=True))
+
+
+def test_resume_continues_bit_for_bit_where_a_run_was_stopped(tmp_path: Path) -> None:
+    make_trainer(tmp_path / "whole").run()
+    stopped = make_trainer(tmp_path / "cut")
+    for _ in range(5):
+        stopped.train_step()
+    stopped.save()
+    resumed = make_trainer(tmp_path / "cut")
+    assert resumed.resume()
+    assert resumed.step == 5
+    resumed.run()
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+CHILD = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_trainer import make_trainer
+trainer = make_trainer(Path({output!r}), steps=400)
+trainer.resume()
+print("ready", flush=True)
+trainer.run()
+"""
+
+
+def kill_at_random_moments(tmp_path: Path, *, kills: int) -> None:
+    """R9: runs that are killed again and again end with the weights of one that was not."""
+    generator = torch.Generator().manual_seed(7)
+    torch.set_num_threads(1)
+    make_trainer(tmp_path / "whole", steps=400).run()
+    code = CHILD.format(tests=str(Path(__file__).parent), output=str(tmp_path / "cut"))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for _ in range(kills):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(float(torch.rand(1, generator=generator)) * 0.6)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        for checkpoint in checkpoints(tmp_path / "cut"):
+            load_file(checkpoint / "model.safetensors")
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> None:
+    kill_at_random_moments(tmp_path, kills=4)
+
+
+@pytest.mark.whole
+def test_a_run_killed_200_times_ends_with_the_same_weights(tmp_path: Path) -> None:
+    kill_at_random_moments(tmp_path, kills=200)
+
+
+def test_a_checkpoint_with_a_damaged_file_is_passed_over(tmp_path: Path) -> None:
+    make_trainer(tmp_path, steps=3).run()
+    last = checkpoints(tmp_path)[-1]
+    data = bytearray((last / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (last / "model.safetensors").write_bytes(data)
+    found = newest(tmp_path)
+    assert found is not None
+    assert found.name == "step-000002"
+    for path in checkpoints(tmp_path):
+        (path / "manifest.json").unlink()
+    assert newest(tmp_path) is None
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_batch(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.directory.mkdir(exist_ok=True)
+    with torch.no_grad():
+        trainer.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(TrainingDiverged, match="not a number at step 1"):
+        trainer.train_step()
+    assert load_file(tmp_path / "diverged-000000.safetensors")["tokens"].shape == (8, 16)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.train_step()
+    trainer.save()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("chatglm.training.state.save_file", full)
+    trainer.train_step()
+    with pytest.raises(OSError, match="free some space and resume"):
+        trainer.save()
+    found = newest(tmp_path)
+    assert found is not None
+    assert found.name == "step-000001"
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir() if "part" in p.name] == []
