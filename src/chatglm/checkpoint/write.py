@@ -1,0 +1,110 @@
+"""Save a model in the format it was read from: the same tensors give the same bytes, other files come along."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chatglm.checkpoint.load import Loaded, with_prefix
+from chatglm.checkpoint.names import entry_of
+from chatglm.checkpoint.read import INDEX, WHOLE, TensorFiles
+from chatglm.checkpoint.transforms import to_theirs
+
+
+def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
+    """Write the model to `directory`, which must not hold another one; returns it.
+
+    Tensors go back into the file's own names, layout, dtypes and shards; weights are written as safetensors, also
+    where they came as .bin. Everything is written beside the directory first and moved in one step.
+    """
+    target = Path(directory)
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{target} is not empty; give a new directory")
+    temporary = target.with_name(f".{target.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        copy_others(loaded.base, temporary)
+        write_shards(loaded, temporary)
+        for path in temporary.iterdir():
+            flush(path)
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(
+            f"{target} could not be written ({error}); nothing is left of it, free some space or give another place"
+        ) from error
+    return target
+
+
+def copy_others(source: Path, target: Path) -> None:
+    """Copy every file that is not weights."""
+    for path in source.iterdir():
+        is_weights = path.suffix in (".safetensors", ".bin") or path.name in INDEX
+        if path.is_file() and not is_weights:
+            shutil.copyfile(path, target / path.name)
+
+
+def write_shards(loaded: Loaded, target: Path) -> None:
+    """Write the tensors shard by shard, in the shards that they were read from."""
+    files = TensorFiles(loaded.base)
+    shards: dict[str, list[str]] = {}
+    for name, home in files.homes.items():
+        shards.setdefault(home.name, []).append(name)
+    ours = dict(their_tensors(loaded))
+    weight_map: dict[str, str] = {}
+    total = 0
+    for file, names in shards.items():
+        new = file.removesuffix(".bin").replace("pytorch_model", "model")
+        new = new if new.endswith(".safetensors") else f"{new}.safetensors"
+        tensors = {}
+        for name in names:
+            # What is not part of the network (frequencies, further layers) is copied as it is.
+            read = ours.get(name)
+            tensors[name] = (files.read(name) if read is None else read()).contiguous()
+            total += tensors[name].nbytes
+        save_file(tensors, target / new, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names, new)
+    files.close()
+    if len(shards) > 1 or not set(shards) <= set(WHOLE):
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (target / INDEX[0]).write_text(json.dumps(index, indent=2), "utf-8")
+
+
+def their_tensors(loaded: Loaded) -> Iterator[tuple[str, Lazy]]:
+    """The file's tensors of the network by name, each made when it is asked for."""
+    for ours, tensor in loaded.model.state_dict().items():
+        entry = with_prefix(entry_of(loaded.format, ours), loaded.name_prefix)
+        dtype = loaded.dtypes.get(ours, tensor.dtype)
+        for index, name in enumerate(entry.theirs):
+            yield name, Lazy(loaded, ours, index, dtype)
+
+
+class Lazy:
+    """One tensor of the file, made from the network's parameter when called."""
+
+    def __init__(self, loaded: Loaded, ours: str, index: int, dtype: torch.dtype) -> None:
+        self.loaded, self.ours, self.index, self.dtype = loaded, ours, index, dtype
+
+    def __call__(self) -> Tensor:
+        tensor = self.loaded.model.state_dict()[self.ours].detach().to("cpu", self.dtype)
+        transform = entry_of(self.loaded.format, self.ours).transform
+        return to_theirs(transform, tensor, self.loaded.config, self.ours)[self.index].clone()
+
+
+def flush(path: Path) -> None:
+    """Ask the operating system to put a file on the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
