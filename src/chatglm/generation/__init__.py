@@ -1,7 +1,1 @@
-"""Decoding: one engine, and the ChatGLM class over it."""
-
-from chatglm.generation.chat import ChatGLM
-from chatglm.generation.engine import Engine, Output
-from chatglm.generation.sampling import Sampling
-
-__all__ = ["ChatGLM", "Engine", "Output", "Sampling"]
+"""Decoding: `engine` is the one loop, `chat` the ChatGLM class over it, `remote` its twin."""

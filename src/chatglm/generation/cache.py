@@ -14,10 +14,10 @@ from chatglm.prompt import Prompt, positions
 
 
 class SequenceCache:
-    """Keys and values of one sequence, all layers, in buffers that double when they are full.
+    """Keys and values of one sequence, all layers, in buffers that grow by half when they are full.
 
-    learned_prefix: (L, 2, G, N, D), keys and values that the sequence starts with (P-tuning v2); positions do not
-    count them.
+    learned_prefix: (L, 2, G, N, D), keys and values that the sequence starts with (P-tuning v2);
+    positions do not count them.
     """
 
     def __init__(
@@ -36,25 +36,38 @@ class SequenceCache:
         if learned_prefix is not None:
             self.buffer[:, :, :, : self.num_learned] = learned_prefix.to(self.buffer)
         self.length = 0  # tokens whose keys are kept; the learned prefix is not counted
+        self.layers = self.buffer.flatten(0, 1).unbind(0)  # 2L of (G, capacity, D)
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens in all."""
         needed, capacity = length + self.num_learned, self.buffer.shape[3]
         if needed > capacity:
-            self.buffer = F.pad(self.buffer, (0, 0, 0, max(needed, 2 * capacity) - capacity))
+            more = max(needed, capacity + capacity // 2) - capacity
+            self.buffer = F.pad(self.buffer, (0, 0, 0, more))
+            self.layers = self.buffer.flatten(0, 1).unbind(0)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Keep k, v (1, G, T, D) behind what is there; q (1, H, T, D) reads all: (1, H, T, D)."""
         start = self.num_learned + self.length
-        stop = start + k.shape[2]
-        keys, values = self.buffer[layer, 0], self.buffer[layer, 1]  # (G, capacity, D)
-        keys[:, start:stop] = k[0]
-        values[:, start:stop] = v[0]
-        return attend(q, keys[None, :, :stop], values[None, :, :stop], mask)
+        length = k.shape[2]
+        keys, values = self.layers[2 * layer], self.layers[2 * layer + 1]  # (G, capacity, D)
+        keys.narrow(1, start, length).copy_(k[0])
+        values.narrow(1, start, length).copy_(v[0])
+        keys = keys.narrow(1, 0, start + length).unsqueeze(0)  # (1, G, S, D)
+        values = values.narrow(1, 0, start + length).unsqueeze(0)
+        if length > 1:
+            return attend(q, keys, values, mask)
+        # One query: the heads of a group stand as its rows, so that keys need no repeating.
+        grouped = q.reshape(1, keys.shape[1], -1, q.shape[3])  # (1, G, H/G, D)
+        return F.scaled_dot_product_attention(grouped, keys, values).reshape(q.shape)
 
 
 class BatchCache:
-    """The caches of several sequences as one: row b of the batch belongs to sequence b."""
+    """The caches of several sequences as one: row b of the batch belongs to sequence b.
+
+    Each row attends alone, over its own keys and no padding, so that its result is the same in any
+    company.
+    """
 
     def __init__(self, sequences: Sequence[SequenceCache]) -> None:
         self.sequences = sequences
@@ -63,11 +76,8 @@ class BatchCache:
         """Each row reads its own sequence: (B, H, T, D)."""
         if len(self.sequences) == 1:
             return self.sequences[0].attend(layer, q, k, v, mask)
-        rows = [
-            sequence.attend(layer, q[b : b + 1], k[b : b + 1], v[b : b + 1], mask)
-            for b, sequence in enumerate(self.sequences)
-        ]
-        return torch.cat(rows)
+        rows = zip(self.sequences, q.split(1), k.split(1), v.split(1), strict=True)
+        return torch.cat([sequence.attend(layer, *row, mask) for sequence, *row in rows])
 
     def advance(self, num_tokens: int) -> None:
         """Count the tokens of a finished forward."""
@@ -91,7 +101,7 @@ def attention_mask(
     stop: int,
     num_learned: int = 0,
 ) -> Tensor | None:
-    """Who the tokens `start` to `stop` may look at: (1, 1, T, N + stop), or None where it is plainly causal."""
+    """Whom the tokens `start` to `stop` may look at: (1, 1, T, N + stop); None: plainly causal."""
     prefix = prompt.prefix if config.context == "prefix" else 0
     if stop - start == 1 or (start == 0 and prefix <= 1 and num_learned == 0):
         return None

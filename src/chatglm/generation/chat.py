@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from chatglm.checkpoint import Loaded
 from chatglm.config import ModelConfig
 from chatglm.generation.cache import BatchCache, SequenceCache, attention_mask, position_ids
 from chatglm.generation.engine import Engine
+from chatglm.generation.reply import ReplyStream, TokenReply
 from chatglm.generation.sampling import Processor, Sampling
 from chatglm.generation.stop import TextStream
 from chatglm.messages import Message
@@ -66,14 +67,14 @@ class ChatGLM:
         *,
         dtype: str = "auto",
         device: str = "auto",
-        quantize: Literal["int8", "int4"] | None = None,
         revision: str | None = None,
         offline: bool | None = None,
         max_num_seqs: int = 16,
     ) -> ChatGLM | RemoteChatGLM:
-        """The model at `source`: nothing for the embedded one, a directory, a hub id, or `openai/MODEL`.
+        """The model at `source`: None (the embedded one), a directory, a hub id, `openai/MODEL`.
 
-        dtype: `auto` (as the file has it), `float32`, `bfloat16` or `float16`. device: `auto`, `cpu`, `cuda`, ….
+        dtype: `auto` (as the file has it), `float32`, `bfloat16` or `float16`. device: `auto`,
+        `cpu`, `cuda`, ….
         """
         if source is not None and str(source).startswith("openai/"):
             from chatglm.generation.remote import RemoteChatGLM
@@ -83,14 +84,13 @@ class ChatGLM:
             source,
             dtype=dtype,
             device=device,
-            quantize=quantize,
             revision=revision,
             offline=offline,
         )
         return ChatGLM(loaded, max_num_seqs=max_num_seqs)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> Path:
-        """Write the checkpoint in the format it was read from; the same tensors give the same bytes."""
+        """Write the checkpoint in the format it was read from; same tensors, same bytes."""
         return checkpoint.save(self.loaded, directory)
 
     @property
@@ -108,27 +108,32 @@ class ChatGLM:
         """The model's tokenizer; a ValueError where its directory has none."""
         if self.loaded.tokenizer is None:
             raise ValueError(
-                f"{self.loaded.directory} has no tokenizer files; use logits and generate_ids, or add them"
+                f"{self.loaded.directory} has no tokenizer files; add them, "
+                "or use logits and generate_ids"
             )
         return self.loaded.tokenizer
 
     # Text in, text out
 
-    def generate(self, text: str, **options: Unpack[Options]) -> str:
+    def generate(self, text: str, *, system: str | None = None, **options: Unpack[Options]) -> str:
         """One reply in the model's own chat format; a continuation where the model has none."""
-        return "".join(self.stream(text, **options))
+        return "".join(self.stream(text, system=system, **options))
 
-    def stream(self, text: str, **options: Unpack[Options]) -> Iterator[str]:
+    def stream(
+        self, text: str, *, system: str | None = None, **options: Unpack[Options]
+    ) -> ReplyStream:
         """`generate` in pieces, as they become certain; their concatenation is the whole reply."""
         if not self.tokenizer.template.is_chat:
-            return self.stream_prompt(self.continuation(text), self.sampling(options))
-        return self.stream_messages([Message(role="user", content=checked(text))], **options)
+            return self.stream_complete(text, **options)
+        messages = [Message(role="system", content=system)] if system else []
+        messages.append(Message(role="user", content=checked(text)))
+        return self.stream_messages(messages, **options)
 
     def complete(self, text: str, **options: Unpack[Options]) -> str:
         """What follows the text, without any chat format."""
         return "".join(self.stream_complete(text, **options))
 
-    def stream_complete(self, text: str, **options: Unpack[Options]) -> Iterator[str]:
+    def stream_complete(self, text: str, **options: Unpack[Options]) -> ReplyStream:
         """`complete` in pieces."""
         return self.stream_prompt(self.continuation(text), self.sampling(options))
 
@@ -142,12 +147,11 @@ class ChatGLM:
     ) -> tuple[str, list[object]]:
         """A reply and the history with this turn added, in the form that the history came in.
 
-        history: pairs (query, reply), as in ChatGLM-6B and 2, or messages, as in ChatGLM3 and later.
+        history: pairs (query, reply), as in ChatGLM-6B and 2, or messages, as in ChatGLM3 and
+        later.
         """
-        reply, turns = "", list(history or [])
-        for reply, turns in self.stream_chat(query, history, system=system, **options):  # noqa: B007
-            pass
-        return reply, turns
+        *_, last = self.stream_chat(query, history, system=system, **options)
+        return last
 
     def stream_chat(
         self,
@@ -163,42 +167,38 @@ class ChatGLM:
         messages += as_messages(past)
         messages.append(Message(role="user", content=checked(query)))
         as_pairs = not past or isinstance(past[0], tuple | list)
+
+        def turns(reply: str) -> tuple[str, list[object]]:
+            shown = self.tokenizer.template.polish(reply)
+            if as_pairs:
+                return shown, [*past, (query, shown)]
+            asked = {"role": "user", "content": query}
+            return shown, [*past, asked, {"role": "assistant", "content": shown}]
+
         reply = ""
         for piece in self.stream_messages(messages, **options):
             reply += piece
-            shown = self.tokenizer.template.polish(reply)
-            turn: list[object] = (
-                [(query, shown)]
-                if as_pairs
-                else [
-                    {"role": "user", "content": query},
-                    {"role": "assistant", "content": shown},
-                ]
-            )
-            yield shown, [*past, *turn]
+            yield turns(reply)
+        if not reply:
+            yield turns(reply)
 
     def stream_messages(
         self, messages: Sequence[Message], **options: Unpack[Options]
-    ) -> Iterator[str]:
+    ) -> ReplyStream:
         """The reply to a conversation, in pieces."""
         prompt = self.tokenizer.template.prompt(messages)
-        return self.stream_prompt(prompt, self.sampling(options))
+        return self.stream_prompt(prompt, self.sampling(options), strips=True)
 
-    def stream_prompt(self, prompt: Prompt, sampling: Sampling) -> Iterator[str]:
+    def stream_prompt(
+        self, prompt: Prompt, sampling: Sampling, *, strips: bool = False
+    ) -> ReplyStream:
         """Text that follows a prompt, in pieces: the one path from tokens to text."""
-        ends = self.engine.stop_ids if sampling.stop_ids is None else sampling.stop_ids
-        text = TextStream(self.tokenizer.stream(), sampling.stop)
-        with closing(self.engine.stream(prompt, sampling)) as outputs:
-            for output in outputs:
-                if output.token is not None and output.token not in ends:
-                    piece = text.push(output.token)
-                    if piece:
-                        yield piece
-                    if text.stopped:
-                        return
-        rest = text.flush()
-        if rest:
-            yield rest
+        return TokenReply(
+            self.engine,
+            TextStream(self.tokenizer.stream(), sampling.stop, strips=strips),
+            prompt,
+            sampling,
+        )
 
     def fill(self, text: str, **options: Unpack[Options]) -> str:
         """The text with its blanks `[MASK]`, `[sMASK]` and `[gMASK]` filled, from left to right.
@@ -206,6 +206,10 @@ class ChatGLM:
         What fills a blank is part of the context of the next.
         """
         template = self.tokenizer.template
+        if template.first_blank(checked(text)) is None:
+            raise ValueError(
+                'the text has no blank; mark one by [MASK], [sMASK] or [gMASK], e.g. "今天[MASK]。"'
+            )
         sampling = replace(self.sampling(options), stop_ids=template.blank_end_ids)
         while (blank := template.first_blank(text)) is not None:
             start, stop = blank
@@ -233,7 +237,8 @@ class ChatGLM:
     ) -> Tensor:
         """Scores (T, V) in float32 of the word after each id, in the model's own layout.
 
-        In a prefix-LM generation the context ends at `<sop>` and the hole is its [gMASK] or [MASK], unless given.
+        In a prefix-LM generation the context ends at `<sop>` and the hole is its [gMASK] or [MASK],
+        unless given.
         """
         hidden = self.hidden(self.prompt(ids, context_length, hole))
         return self.transformer.logits(hidden)[0]
@@ -249,7 +254,10 @@ class ChatGLM:
         hole: int | None = None,
         **options: Unpack[Options],
     ) -> list[int]:
-        """Ids that follow `ids`; a stop id is the last where one ended it. stop_ids None: the model's own."""
+        """Ids that follow `ids`, the stop id that ended them included.
+
+        stop_ids: None for the model's own; empty, and nothing but the limit ends the reply.
+        """
         if max_new_tokens is not None:
             options["max_new_tokens"] = max_new_tokens
         if temperature is not None:
@@ -285,7 +293,8 @@ class ChatGLM:
     def hidden(self, prompt: Prompt) -> Tensor:
         """Last hidden states (1, T, C) of a prompt's tokens."""
         length, device, config = len(prompt.tokens), self.engine.device, self.config
-        if not 0 < length <= config.max_length:
+        is_bounded = config.position.startswith("learned")  # rotary angles know no last place
+        if not length or (is_bounded and length > config.max_length):
             raise ValueError(
                 f"the text has {length} tokens; the model takes 1 to {config.max_length}"
             )
@@ -313,7 +322,9 @@ class ChatGLM:
             "repetition_penalty": defaults.repetition_penalty,
             "max_new_tokens": defaults.max_new_tokens,
         }
-        settings |= {key: value for key, value in options.items() if value is not None}  # type: ignore[typeddict-item]
+        for key, value in options.items():
+            if value is not None:
+                settings[key] = value  # type: ignore[literal-required]
         stop = settings.pop("stop", ())
         return Sampling(stop=(stop,) if isinstance(stop, str) else tuple(stop), **settings)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,33 +11,38 @@ import torch
 from torch import Tensor
 
 from chatglm.generation.cache import BatchCache, SequenceCache, attention_mask, position_ids
-from chatglm.generation.sampling import Sampler, Sampling, log_probabilities
-from chatglm.generation.scheduler import Claim, Scheduler
+from chatglm.generation.packed import can_pack, fingerprint, pack
+from chatglm.generation.sampling import Sampler, Sampling, check_finite, log_probabilities
+from chatglm.generation.scheduler import Scheduler
 from chatglm.model import Transformer
 from chatglm.prompt import Prompt, positions
 
 Finish = Literal["stop", "length"]
+
+CACHE_BYTES = 4 << 30
+"""Room for keys and values unless max_num_tokens says otherwise; one full context always fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
     """One token of one request.
 
-    finish: `stop` after a stop id, `length` at the limit, None while it goes on. error: why the request ended
-    without a token. logprob, top_logprobs: in nats, where the request asked for them.
+    finish: `stop` after a stop id, `length` at the limit, None while it goes on. error: why the
+    request ended without a token. logprob, top_logprobs: in nats, of the model's own distribution,
+    where they were asked for.
     """
 
     id: int
     token: int | None
     finish: Finish | None = None
-    error: str | None = None
+    error: Exception | None = None
     logprob: float | None = None
     top_logprobs: dict[int, float] | None = None
 
 
 @dataclass(kw_only=True)
 class Request:
-    """A request on its way: what was asked, its cache, and how far it is."""
+    """A request on its way: what was asked, and how many of its tokens its cache has read."""
 
     id: int
     prompt: Prompt
@@ -45,22 +50,33 @@ class Request:
     sampler: Sampler
     stop_ids: frozenset[int]
     limit: int
-    num_new: int = 0
-    last: int = -1
+    num_read: int = 0
     cache: SequenceCache | None = None
     outputs: deque[Output] = field(default_factory=deque)
 
     @property
-    def length(self) -> int:
-        """Tokens of prompt and reply so far."""
-        return len(self.prompt.tokens) + self.num_new
+    def tokens(self) -> list[int]:
+        """Prompt and reply so far."""
+        return self.sampler.tokens
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether tokens of the prompt are still to be read."""
+        return self.num_read < len(self.prompt.tokens)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether all tokens so far have been read, so that the next can be chosen."""
+        return self.num_read == len(self.tokens)
 
 
 class Engine:
     """Runs requests on one model.
 
-    Each prompt is prefilled alone; the running sequences take their next token together. A reply depends on its own
-    request only: generators are per request, and attention never crosses sequences.
+    Each prompt is read alone, in chunks that depend on nothing but itself; the running sequences
+    then take their tokens together. A reply depends on its own request only: every request has its
+    own random generator, attention never crosses rows, and a preempted request reads its prompt and
+    reply again just as it did before.
     """
 
     def __init__(
@@ -71,44 +87,43 @@ class Engine:
         learned_prefix: Tensor | None = None,
         max_num_seqs: int = 16,
         max_num_tokens: int | None = None,
+        max_num_batched_tokens: int = 2048,
+        chunk_size: int = 512,
     ) -> None:
         self.model = model.eval()
-        self.config = model.config
+        self.config = config = model.config
         self.stop_ids = stop_ids
         self.learned_prefix = learned_prefix
-        weight = model.embedding.weight
-        self.device = weight.device
-        self.dtype = model.layers[0].norm1.weight.dtype
-        self.scheduler = Scheduler(
-            max_num_seqs=max_num_seqs,
-            max_num_tokens=max_num_tokens or max_num_seqs * self.config.max_length,
-        )
+        self.device, self.dtype = model.embedding.weight.device, model.layers[0].norm1.weight.dtype
+        if max_num_tokens is None:
+            token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+            token_bytes *= self.dtype.itemsize
+            room = min(max_num_seqs * config.max_length, CACHE_BYTES // token_bytes)
+            max_num_tokens = max(room, config.max_length)
+        self.scheduler = Scheduler(num_blocks=-(-max_num_tokens // 16), max_num_seqs=max_num_seqs)
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.chunk_size = chunk_size
         self.requests: dict[int, Request] = {}
         self.next_id = 0
+        self.decoder = model
+        self.fingerprint: tuple[tuple[int, int], ...] | None = None
+
+    def refresh(self) -> None:
+        """Pack the linears, again where weights have changed since."""
+        now = fingerprint(self.model)
+        if now != self.fingerprint:
+            self.decoder = pack(self.model) if can_pack(self.model) else self.model
+            self.fingerprint = now
 
     def add(self, prompt: Prompt, sampling: Sampling) -> int:
         """Queue a request and return its id; everything that can be wrong with it is said here."""
-        length, room = len(prompt.tokens), self.config.max_length - len(prompt.tokens)
-        if not length:
-            raise ValueError("the prompt is empty; give at least one token")
-        if room < 1:
-            raise ValueError(
-                f"the prompt has {length} tokens and the model's context holds {self.config.max_length}, "
-                "reply included; shorten the prompt"
-            )
-        low, high = min(prompt.tokens), max(prompt.tokens)
-        if low < 0 or high >= self.config.vocab_size:
-            raise ValueError(
-                f"token ids must lie between 0 and {self.config.vocab_size - 1}, got "
-                f"{low if low < 0 else high}"
-            )
-        for token in sampling.logit_bias:
-            if not 0 <= token < self.config.vocab_size:
-                raise ValueError(
-                    f"logit_bias names token {token}; ids go from 0 to {self.config.vocab_size - 1}"
-                )
+        check(prompt, sampling, self.config.vocab_size, self.config.max_length)
+        length = len(prompt.tokens)
+        room = self.config.max_length - length
         limit = room if sampling.max_new_tokens is None else min(room, sampling.max_new_tokens)
-        self.scheduler.add(Claim(id=self.next_id, num_tokens=length + limit))
+        if not self.requests:
+            self.refresh()
+        self.scheduler.add(self.next_id, length + 1, length + limit)
         self.requests[self.next_id] = Request(
             id=self.next_id,
             prompt=prompt,
@@ -132,87 +147,151 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Output]:
-        """One more token for every running request; new ones are prefilled first."""
+        """One more token for each request that has read its prompt; others read on in theirs."""
         outputs: list[Output] = []
-        running = [self.requests[i] for i in self.scheduler.running]
+        running = self.make_room()
         if running:
-            outputs += self.advance(running, self.decode(running))
-        for i in self.scheduler.admit():
+            try:
+                outputs += self.decode(running)
+            except (MemoryError, RuntimeError) as error:
+                outputs += self.fail(running, error)
+        self.scheduler.admit()
+        budget = self.max_num_batched_tokens
+        for i in list(self.scheduler.running):
             request = self.requests[i]
-            outputs += self.advance([request], self.prefill(request))
+            while request.reads_prompt and budget > 0:
+                before = request.num_read
+                try:
+                    hidden = self.read(request)
+                    if request.is_due:
+                        outputs += self.choose([request], self.decoder.logits(hidden[:, -1]))
+                except (MemoryError, RuntimeError) as error:
+                    outputs += self.fail([request], error)
+                    break
+                budget -= request.num_read - before
         return outputs
 
-    def prefill(self, request: Request) -> Tensor:
-        """Read the whole prompt; logits (1, V) of the token after it."""
-        prompt, device = request.prompt, self.device
-        length = len(prompt.tokens)
-        request.cache = SequenceCache(
-            self.config,
-            dtype=self.dtype,
-            device=device,
-            learned_prefix=self.learned_prefix,
-            capacity=length + min(request.limit, 64),
-        )
-        tokens = torch.tensor([prompt.tokens], device=device)
-        mask = attention_mask(
-            prompt,
-            self.config,
-            device,
-            start=0,
-            stop=length,
-            num_learned=request.cache.num_learned,
-        )
-        cache = BatchCache([request.cache])
-        hidden = self.model(tokens, position_ids(prompt, length, self.config, device), mask, cache)
-        cache.advance(length)
-        return self.model.logits(hidden[:, -1])
+    def make_room(self) -> list[Request]:
+        """Requests whose next token can be read now; where blocks are short, the youngest wait."""
+        decoding = []
+        for i in list(self.scheduler.running):
+            request = self.requests[i]
+            if i in self.scheduler.running and not request.reads_prompt:
+                for victim in self.scheduler.extend(i, request.num_read + 1):
+                    self.requests[victim].cache = None
+                    self.requests[victim].num_read = 0
+                decoding.append(request)
+        return [request for request in decoding if request.id in self.scheduler.running]
 
-    def decode(self, running: list[Request]) -> Tensor:
-        """Read each request's last token; logits (B, V) of the next."""
+    def read(self, request: Request) -> Tensor:
+        """Read the next chunk of a prompt; hidden states (1, T, C).
+
+        A bidirectional context is read whole.
+        """
+        prompt, start = request.prompt, request.num_read
+        stop = length = len(prompt.tokens)
+        if self.config.context == "causal":
+            stop = min(start + self.chunk_size, length)
+        if request.cache is None:
+            request.cache = SequenceCache(
+                self.config,
+                dtype=self.dtype,
+                device=self.device,
+                learned_prefix=self.learned_prefix,
+                capacity=length + min(request.limit, 64),
+            )
+        cache = request.cache
+        hidden = self.decoder(
+            torch.tensor([prompt.tokens[start:stop]], device=self.device),
+            position_ids(prompt, stop, self.config, self.device, start),
+            attention_mask(
+                prompt,
+                self.config,
+                self.device,
+                start=start,
+                stop=stop,
+                num_learned=cache.num_learned,
+            ),
+            BatchCache([cache]),
+        )
+        cache.length = request.num_read = stop
+        return hidden
+
+    def decode(self, running: list[Request]) -> list[Output]:
+        """Read one more token of each request, all together; outputs of those that are due."""
         planes = self.config.num_planes
-        tokens = torch.tensor([[r.last] for r in running], device=self.device)  # (B, 1)
-        places = torch.tensor(
-            [positions(r.prompt, r.length, planes, r.length - 1) for r in running],
-            device=self.device,
-        )  # (B, P, 1)
-        caches = []
+        tokens, places, caches = [], [], []
         for request in running:
+            at = request.num_read
+            tokens.append([request.tokens[at]])
+            places.append(positions(request.prompt, at + 1, planes, at))
             assert request.cache is not None
-            request.cache.reserve(request.length)
+            request.cache.reserve(at + 1)
             caches.append(request.cache)
         cache = BatchCache(caches)
-        hidden = self.model(tokens, places, None, cache)
+        hidden = self.decoder(
+            torch.tensor(tokens, device=self.device),  # (B, 1)
+            torch.tensor(places, device=self.device),  # (B, P, 1)
+            None,
+            cache,
+        )[:, 0]  # (B, C)
         cache.advance(1)
-        return self.model.logits(hidden[:, 0])
+        for request in running:
+            request.num_read += 1
+        due = [b for b, request in enumerate(running) if request.is_due]
+        if not due:
+            return []
+        if len(due) < len(running):
+            hidden = hidden[due]
+        return self.choose([running[b] for b in due], self.decoder.logits(hidden))
 
-    def advance(self, running: list[Request], logits: Tensor) -> Iterator[Output]:
-        """Choose each request's token from its row of logits (B, V); what has ended leaves."""
-        for row, request in zip(logits, running, strict=True):
-            output = self.choose(request, row)
-            request.outputs.append(output)
-            if output.finish is not None or output.error is not None:
-                self.abort(request.id)
-            yield output
+    def choose(self, requests: Sequence[Request], logits: Tensor) -> list[Output]:
+        """The next token of each request from its row of logits (B, V); what has ended leaves."""
+        scores, tokens = [], []
+        if any(request.sampler.takes_likeliest for request in requests):
+            best = logits.max(-1)
+            scores, tokens = best.values.tolist(), best.indices.tolist()
+        outputs = []
+        for b, request in enumerate(requests):
+            try:
+                if request.sampler.takes_likeliest:
+                    check_finite(scores[b])
+                    token = tokens[b]
+                else:
+                    token = request.sampler.next(logits[b])
+            except Exception as error:  # a caller's processor may raise anything
+                outputs += self.fail([request], error)
+                continue
+            outputs.append(self.take(request, token, logits[b]))
+        return outputs
 
-    def choose(self, request: Request, logits: Tensor) -> Output:
-        """The next token of one request; what is wrong with it ends this request alone."""
-        try:
-            token = request.sampler.next(logits)
-        except Exception as error:  # a caller's processor may raise anything
-            return Output(id=request.id, token=None, error=str(error))
-        request.last = token
-        request.num_new += 1
+    def take(self, request: Request, token: int, logits: Tensor) -> Output:
+        """The output for a request's next token; the request leaves if that was its last."""
+        request.sampler.remember(token)
         finish: Finish | None = None
         if token in request.stop_ids:
             finish = "stop"
-        elif request.num_new >= request.limit:
+        elif len(request.tokens) - len(request.prompt.tokens) >= request.limit:
             finish = "length"
         logprob, top = None, None
         if request.sampling.logprobs is not None:
             logprob, top = log_probabilities(logits, token, request.sampling.logprobs)
-        return Output(
+        output = Output(
             id=request.id, token=token, finish=finish, logprob=logprob, top_logprobs=top
         )
+        request.outputs.append(output)
+        if finish is not None:
+            self.abort(request.id)
+        return output
+
+    def fail(self, requests: Sequence[Request], error: Exception) -> list[Output]:
+        """End requests with an error; the others go on."""
+        outputs = []
+        for request in requests:
+            outputs.append(Output(id=request.id, token=None, error=error))
+            request.outputs.append(outputs[-1])
+            self.abort(request.id)
+        return outputs
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Output]:
         """The outputs of one request, as they come; leaving the loop early aborts it.
@@ -225,10 +304,32 @@ class Engine:
                 while request.outputs:
                     output = request.outputs.popleft()
                     if output.error is not None:
-                        raise ValueError(output.error)
+                        raise output.error
                     yield output
                     if output.finish is not None:
                         return
                 self.step()
         finally:
             self.abort(request.id)
+
+
+def check(prompt: Prompt, sampling: Sampling, vocab_size: int, max_length: int) -> None:
+    """A ValueError where a request cannot be run."""
+    length = len(prompt.tokens)
+    if not length:
+        raise ValueError("the prompt is empty; give at least one token")
+    if length >= max_length:
+        raise ValueError(
+            f"the prompt has {length} tokens and the model's context holds {max_length}, reply "
+            "included; shorten the prompt"
+        )
+    low, high = min(prompt.tokens), max(prompt.tokens)
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f"token ids must lie between 0 and {vocab_size - 1}, got {wrong}; "
+            "encode the text with this model's own tokenizer"
+        )
+    for token in sampling.logit_bias:
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"logit_bias names token {token}; ids go from 0 to {vocab_size - 1}")

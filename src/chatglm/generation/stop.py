@@ -43,11 +43,19 @@ class StopStrings:
 
 
 class TextStream:
-    """Tokens in, text out: whole characters only, nothing of a stop string, no special token."""
+    """Tokens in, text out: whole characters only, nothing of a stop string, no special token.
 
-    def __init__(self, decoder: StreamDecoder, stops: Sequence[str]) -> None:
+    strips: leave out blank space at both ends, as of a reply.
+    """
+
+    def __init__(
+        self, decoder: StreamDecoder, stops: Sequence[str], *, strips: bool = False
+    ) -> None:
         self.decoder = decoder
         self.stops = StopStrings(stops)
+        self.strips = strips
+        self.has_begun = False
+        self.blank = ""  # blank space that is shown only if something follows
 
     @property
     def stopped(self) -> bool:
@@ -56,8 +64,20 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Text that `token` makes certain."""
-        return self.stops.push(self.decoder.push(token))
+        return self.trim(self.stops.push(self.decoder.push(token)))
 
     def flush(self) -> str:
         """The rest, once the reply has ended."""
-        return self.stops.push(self.decoder.flush()) + self.stops.flush()
+        return self.trim(self.stops.push(self.decoder.flush()) + self.stops.flush())
+
+    def trim(self, text: str) -> str:
+        """The text without blank space at the beginning, and with that at the end held back."""
+        if not self.strips or not text:
+            return text
+        if not self.has_begun:
+            text = text.lstrip()
+            self.has_begun = bool(text)
+        text = self.blank + text
+        shown = text.rstrip()
+        self.blank = text[len(shown) :]
+        return shown
