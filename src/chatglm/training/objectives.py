@@ -42,6 +42,15 @@ def next_word_loss(model: Transformer, batch: Batch, *, chunk: int = 0) -> tuple
     return total, count
 
 
+def chunked(chunk: int) -> Objective:
+    """`next_word_loss` with a chunk size."""
+
+    def objective(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+        return next_word_loss(model, batch, chunk=chunk)
+
+    return objective
+
+
 def summed_cross_entropy(model: Transformer, hidden: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of labels (N,) under hidden states (N, C), summed, in float32."""
     return F.cross_entropy(model.logits(hidden), labels, ignore_index=-100, reduction="sum")

@@ -48,6 +48,13 @@ class TrainingDiverged(RuntimeError):
 class Interrupted(RuntimeError):
     """Asked to stop by a signal, after saving."""
 
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} after step {step}, saved; "
+            "the same command goes on from here"
+        )
+        self.number = number
+
 
 class Trainer:
     """A run: model, optimizers, source and log, joined by `run`."""
@@ -136,10 +143,7 @@ class Trainer:
                 if self.step % self.config.save_steps == 0 or last or self.stop_signal:
                     self.save()
                 if self.stop_signal and not last:
-                    raise Interrupted(
-                        f"stopped by {signal.Signals(self.stop_signal).name} after step {self.step}, saved; "
-                        "the same command goes on from here"
-                    )
+                    raise Interrupted(self.stop_signal, self.step)
         plot_loss(self.directory)
 
     def train_step(self) -> tuple[float, float, float]:

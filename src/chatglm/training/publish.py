@@ -1,0 +1,93 @@
+"""A trained network as a model directory in a public format: transformers' `glm`, which vLLM and llama.cpp read too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chatglm.checkpoint.names import entry_of
+from chatglm.checkpoint.transforms import to_theirs
+from chatglm.config import ModelConfig
+from chatglm.model import Transformer
+from chatglm.tokenizer import Tokenizer
+
+
+def glm_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, object]:
+    """config.json of transformers' GlmForCausalLM for a shape; a ValueError where that class has no place for it."""
+    plain = ModelConfig(
+        **{
+            name: getattr(config, name)
+            for name in (
+                "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "ffn_size",
+                "vocab_size", "max_length", "norm_eps", "rope_theta", "rope_fraction", "bias", "tied",
+            )
+        }
+    )  # fmt: skip
+    if config != plain or config.bias == "all":
+        raise ValueError(
+            "transformers' glm format has RMSNorm, SwiGLU, interleaved rotary positions and a causal context only; "
+            "this shape stays in the run's checkpoints"
+        )
+    ends = sorted(tokenizer.end_ids)
+    return {
+        "architectures": ["GlmForCausalLM"],
+        "model_type": "glm",
+        "chatglm_generation": tokenizer.generation,
+        "attention_bias": config.bias == "qkv",
+        "attention_dropout": 0.0,
+        "bos_token_id": None,
+        "dtype": "bfloat16",
+        "eos_token_id": ends,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": config.hidden_size,
+        "initializer_range": 0.02,
+        "intermediate_size": config.ffn_size,
+        "max_position_embeddings": config.max_length,
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layers": config.num_layers,
+        "num_key_value_heads": config.num_kv_heads,
+        "pad_token_id": tokenizer.special.get("<|endoftext|>"),
+        "partial_rotary_factor": config.rope_fraction,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tied,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def publish(model: Transformer, tokenizer: Tokenizer, directory: Path) -> Path:
+    """Write weights in bfloat16, config, tokenizer and generation defaults into `directory`."""
+    config = model.config
+    table = glm_config(config, tokenizer)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        entry = entry_of("glm", name)
+        parts = to_theirs(entry.transform, tensor.detach().to(torch.bfloat16), config, name)
+        tensors |= {t: part.clone() for t, part in zip(entry.theirs, parts, strict=True)}
+    directory.mkdir(parents=True)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    generation = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "repetition_penalty": 1.1,
+        "max_new_tokens": 256,
+        "eos_token_id": table["eos_token_id"],
+        "pad_token_id": table["pad_token_id"],
+    }
+    for name, data in (("config.json", table), ("generation_config.json", generation)):
+        (directory / name).write_text(json.dumps(data, ensure_ascii=False, indent=1), "utf-8")
+    for file in tokenizer.files:
+        shutil.copyfile(file, directory / file.name)
+        beside = file.parent / "tokenizer_config.json"
+        if beside.is_file():
+            shutil.copyfile(beside, directory / beside.name)
+    return directory
