@@ -233,14 +233,19 @@ class ChatGLM:
 
     @torch.inference_mode()
     def logits(
-        self, ids: Ids, context_length: int | None = None, hole: int | None = None
+        self,
+        ids: Ids,
+        context_length: int | None = None,
+        hole: int | None = None,
+        *,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Scores (T, V) in float32 of the word after each id, in the model's own layout.
 
         In a prefix-LM generation the context ends at `<sop>` and the hole is its [gMASK] or [MASK],
-        unless given.
+        unless given. positions (P, T): where several spans fill several holes.
         """
-        hidden = self.hidden(self.prompt(ids, context_length, hole))
+        hidden = self.hidden(self.prompt(ids, context_length, hole), positions)
         return self.transformer.logits(hidden)[0]
 
     def generate_ids(
@@ -290,8 +295,8 @@ class ChatGLM:
         """Text as a prompt that is simply continued."""
         return self.tokenizer.template.continuation(checked(text))
 
-    def hidden(self, prompt: Prompt) -> Tensor:
-        """Last hidden states (1, T, C) of a prompt's tokens."""
+    def hidden(self, prompt: Prompt, positions: Tensor | None = None) -> Tensor:
+        """Last hidden states (1, T, C) of a prompt's tokens, at positions (P, T) if given."""
         length, device, config = len(prompt.tokens), self.engine.device, self.config
         is_bounded = config.position.startswith("learned")  # rotary angles know no last place
         if not length or (is_bounded and length > config.max_length):
@@ -308,7 +313,10 @@ class ChatGLM:
         mask = attention_mask(
             prompt, config, device, start=0, stop=length, num_learned=cache.num_learned
         )
-        places = position_ids(prompt, length, config, device)
+        if positions is None:
+            places = position_ids(prompt, length, config, device)
+        else:
+            places = positions.to(device).view(1, config.num_planes, length)
         tokens = torch.tensor([prompt.tokens], device=device)
         return self.transformer(tokens, places, mask, BatchCache([cache]))
 
