@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from chatglm import ChatGLM
 from chatglm.config import Experts, ModelConfig
 from chatglm.model import Transformer
+
+torch.set_num_threads(1)
 
 KINDS: dict[str, dict[str, object]] = {
     "rope": {},
@@ -73,3 +77,11 @@ def tiny() -> Callable[[str], Transformer]:
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind in turn."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def model(toy: Path) -> ChatGLM:
+    """The tiny model in the embedded model's format."""
+    model = ChatGLM.from_pretrained(toy)
+    assert isinstance(model, ChatGLM)
+    return model

@@ -8,7 +8,7 @@ from chatglm.tokenizer.base import StreamDecoder
 
 
 class StopStrings:
-    """Cuts text at the first stop string; holds back an end that could still become one."""
+    """Cuts text where a stop string is complete first; holds back what could still become one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = tuple(stops)
@@ -20,10 +20,10 @@ class StopStrings:
         if self.found or not self.stops:
             return "" if self.found else text
         self.held += text
-        places = [place for stop in self.stops if (place := self.held.find(stop)) >= 0]
-        if places:
+        found = [(at + len(s), at) for s in self.stops if (at := self.held.find(s)) >= 0]
+        if found:
             self.found = True
-            out, self.held = self.held[: min(places)], ""
+            out, self.held = self.held[: min(found)[1]], ""
             return out
         keep = max(self.overlap(stop) for stop in self.stops)
         out, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
