@@ -96,7 +96,7 @@ def exit_code(error: Exception) -> int:
 def sentence(error: Exception) -> str:
     """What went wrong, in one line."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory; try --quantize int4, a smaller model or a shorter prompt"
+        return "out of memory; try --dtype bfloat16, a smaller model or a shorter prompt"
     text = " ".join(str(error).split())
     if isinstance(error, ValueError | FileNotFoundError | TypeError | ConnectionError):
         return text or type(error).__name__

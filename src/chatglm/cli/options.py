@@ -44,7 +44,6 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    group.add_argument("--quantize", choices=("int8", "int4"))
     group.add_argument(
         "--offline", action="store_true", help=say("never touch the network", "不访问网络")
     )
@@ -107,8 +106,9 @@ def sampling_options(arguments: argparse.Namespace) -> Options:
     }
     from chatglm.generation.sampling import Sampling
 
+    checked = {key: tuple(value) if key == "stop" else value for key, value in given.items()}
     try:
-        Sampling(**{key: tuple(value) if key == "stop" else value for key, value in given.items()})
+        Sampling(**checked)  # type: ignore[arg-type]
     except ValueError as error:
         raise CommandError(str(error)) from error
     return given  # type: ignore[return-value]
@@ -119,11 +119,10 @@ def load_model(arguments: argparse.Namespace) -> ChatGLM | RemoteChatGLM:
     from chatglm.generation.chat import ChatGLM
 
     try:
-        return ChatGLM.from_pretrained(
+        model = ChatGLM.from_pretrained(
             arguments.model,
             dtype=arguments.dtype,
             device=arguments.device,
-            quantize=arguments.quantize,
             revision=arguments.revision,
             offline=True if arguments.offline else None,
         )
@@ -132,6 +131,18 @@ def load_model(arguments: argparse.Namespace) -> ChatGLM | RemoteChatGLM:
         # plain failure.
         is_damaged = arguments.model is None or Path(arguments.model).exists()
         raise CommandError(str(error), INVALID_INPUT if is_damaged else 1) from error
+    if isinstance(model, ChatGLM):
+        use_few_threads(model)
+    return model
+
+
+def use_few_threads(model: ChatGLM) -> None:
+    """One thread for a small model: its operators are too short to share with a busy processor."""
+    import torch
+
+    num_weights = sum(p.numel() for p in model.transformer.parameters())
+    if num_weights < 50_000_000 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def local_model(arguments: argparse.Namespace, what: str) -> ChatGLM:

@@ -77,7 +77,7 @@ class BatchCache:
         if len(self.sequences) == 1:
             return self.sequences[0].attend(layer, q, k, v, mask)
         rows = zip(self.sequences, q.split(1), k.split(1), v.split(1), strict=True)
-        return torch.cat([sequence.attend(layer, *row, mask) for sequence, *row in rows])
+        return torch.cat([cache.attend(layer, a, b, c, mask) for cache, a, b, c in rows])
 
     def advance(self, num_tokens: int) -> None:
         """Count the tokens of a finished forward."""

@@ -17,6 +17,7 @@ from chatglm.checkpoint import Loaded
 from chatglm.config import ModelConfig
 from chatglm.generation.cache import BatchCache, SequenceCache, attention_mask, position_ids
 from chatglm.generation.engine import Engine
+from chatglm.generation.history import History, checked, conversation, with_turn
 from chatglm.generation.reply import ReplyStream, TokenReply
 from chatglm.generation.sampling import Processor, Sampling
 from chatglm.generation.stop import TextStream
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from chatglm.generation.remote import RemoteChatGLM
 
 Ids = Sequence[int] | Tensor
-History = Sequence[tuple[str, str] | Mapping[str, object] | Message]
 
 
 class Options(TypedDict, total=False):
@@ -125,9 +125,7 @@ class ChatGLM:
         """`generate` in pieces, as they become certain; their concatenation is the whole reply."""
         if not self.tokenizer.template.is_chat:
             return self.stream_complete(text, **options)
-        messages = [Message(role="system", content=system)] if system else []
-        messages.append(Message(role="user", content=checked(text)))
-        return self.stream_messages(messages, **options)
+        return self.stream_messages(conversation(text, None, system), **options)
 
     def complete(self, text: str, **options: Unpack[Options]) -> str:
         """What follows the text, without any chat format."""
@@ -162,25 +160,18 @@ class ChatGLM:
         **options: Unpack[Options],
     ) -> Iterator[tuple[str, list[object]]]:
         """The reply so far and the history with it, after every piece."""
-        past = list(history or [])
-        messages = [Message(role="system", content=system)] if system else []
-        messages += as_messages(past)
-        messages.append(Message(role="user", content=checked(query)))
-        as_pairs = not past or isinstance(past[0], tuple | list)
-
-        def turns(reply: str) -> tuple[str, list[object]]:
-            shown = self.tokenizer.template.polish(reply)
-            if as_pairs:
-                return shown, [*past, (query, shown)]
-            asked = {"role": "user", "content": query}
-            return shown, [*past, asked, {"role": "assistant", "content": shown}]
-
+        messages = conversation(query, history, system)
         reply = ""
         for piece in self.stream_messages(messages, **options):
             reply += piece
-            yield turns(reply)
+            yield self.turn(history, query, reply)
         if not reply:
-            yield turns(reply)
+            yield self.turn(history, query, reply)
+
+    def turn(self, history: History | None, query: str, reply: str) -> tuple[str, list[object]]:
+        """The reply as it is shown, and the history with it."""
+        shown = self.tokenizer.template.polish(reply)
+        return shown, with_turn(history, query, shown)
 
     def stream_messages(
         self, messages: Sequence[Message], **options: Unpack[Options]
@@ -252,8 +243,6 @@ class ChatGLM:
         self,
         ids: Ids,
         *,
-        max_new_tokens: int | None = None,
-        temperature: float | None = None,
         stop_ids: Sequence[int] | frozenset[int] | set[int] | None = None,
         context_length: int | None = None,
         hole: int | None = None,
@@ -263,10 +252,6 @@ class ChatGLM:
 
         stop_ids: None for the model's own; empty, and nothing but the limit ends the reply.
         """
-        if max_new_tokens is not None:
-            options["max_new_tokens"] = max_new_tokens
-        if temperature is not None:
-            options["temperature"] = temperature
         sampling = self.sampling(options)
         if stop_ids is not None:
             sampling = replace(sampling, stop_ids=frozenset(stop_ids))
@@ -334,26 +319,5 @@ class ChatGLM:
             if value is not None:
                 settings[key] = value  # type: ignore[literal-required]
         stop = settings.pop("stop", ())
-        return Sampling(stop=(stop,) if isinstance(stop, str) else tuple(stop), **settings)
-
-
-def as_messages(history: History) -> list[Message]:
-    """Pairs, mappings and messages as messages."""
-    messages = []
-    for turn in history:
-        if isinstance(turn, Message):
-            messages.append(turn)
-        elif isinstance(turn, Mapping):
-            messages.append(Message.from_dict(turn))
-        else:
-            query, reply = turn
-            messages.append(Message(role="user", content=query))
-            messages.append(Message(role="assistant", content=reply))
-    return messages
-
-
-def checked(text: str) -> str:
-    """The text, if there is any."""
-    if not text.strip():
-        raise ValueError("the prompt is empty; give some text")
-    return text
+        settings["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+        return Sampling(**settings)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -94,7 +94,8 @@ class Engine:
         self.config = config = model.config
         self.stop_ids = stop_ids
         self.learned_prefix = learned_prefix
-        self.device, self.dtype = model.embedding.weight.device, model.layers[0].norm1.weight.dtype
+        self.device = model.embedding.weight.device
+        self.dtype = stream_dtype(model)
         if max_num_tokens is None:
             token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim
             token_bytes *= self.dtype.itemsize
@@ -293,7 +294,7 @@ class Engine:
             self.abort(request.id)
         return outputs
 
-    def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Output]:
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[Output]:
         """The outputs of one request, as they come; leaving the loop early aborts it.
 
         Several streams may be read in turns: a step serves all, and each finds its own outputs.
@@ -311,6 +312,11 @@ class Engine:
                 self.step()
         finally:
             self.abort(request.id)
+
+
+def stream_dtype(model: Transformer) -> torch.dtype:
+    """The dtype of hidden states, keys and values: the norms', which no quantization touches."""
+    return next(p.dtype for name, p in model.named_parameters() if ".norm1." in name)
 
 
 def check(prompt: Prompt, sampling: Sampling, vocab_size: int, max_length: int) -> None:
