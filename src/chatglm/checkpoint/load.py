@@ -1,19 +1,23 @@
-"""From a model directory to a network: built on `meta`, filled tensor by tensor, every tensor accounted for."""
+"""From a model directory to a network: built on `meta`, filled tensor by tensor, every tensor
+accounted for.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from chatglm.adapters.prefix import learned_prefix
+from chatglm.checkpoint.checks import check_names, check_shapes, check_size
 from chatglm.checkpoint.configs import Defaults, Format, Layout, RopeRatio, read_published
-from chatglm.checkpoint.names import Entry, entry_of, is_left_out
+from chatglm.checkpoint.names import Entry, entry_of
 from chatglm.checkpoint.read import TensorFiles, read_json
 from chatglm.checkpoint.resolve import nearby_base, resolve
 from chatglm.checkpoint.transforms import to_ours
@@ -61,8 +65,9 @@ def load(
 ) -> Loaded:
     """The model at `source`: None (embedded), a directory, or a hub id.
 
-    dtype: `auto` keeps the file's, but computes in float32 on a CPU where that fits easily. base: where the weights
-    lie of which `source` holds a learned prefix only. rope_ratio: see `read_published`.
+    dtype: `auto` keeps the file's, but computes in float32 on a CPU where that fits easily. base:
+        where the weights lie of which `source` holds a learned prefix only. rope_ratio: see
+        `read_published`.
     """
     if dtype != "auto" and dtype not in _DTYPES:
         raise ValueError(f"dtype must be auto or one of {', '.join(_DTYPES)}, got {dtype!r}")
@@ -82,6 +87,7 @@ def load(
     )
     names = set(files)
     config, name_prefix = settle(published.config, published.format, names)
+    check_size(files, config)
     model, dtypes = fill(files, published.format, config, name_prefix, dtype, target)
     prefix = learned_prefix(encoder, config).float().to(target) if encoder else None
     files.close()
@@ -104,7 +110,9 @@ def load(
 
 
 def settle(config: ModelConfig, format: Format, names: set[str]) -> tuple[ModelConfig, str]:
-    """What only the tensors' names tell: whether the head is tied, and what stands before every name."""
+    """What only the tensors' names tell: whether the head is tied, and what stands before every
+    name.
+    """
     if format == "glm2021":
         is_prefixed = any(name.startswith("glm.") for name in names)
         return config, "glm." if is_prefixed else ""
@@ -122,16 +130,25 @@ def find_base(folder: Path, table: dict[str, object], base: str | os.PathLike[st
     found = found or same_shape_beside(folder, table)
     if found is None:
         raise CheckpointError(
-            f"{folder} holds a learned prefix and no weights; give their directory as base= (trained on {name!r})"
+            f"{folder} holds a learned prefix and no weights; give their directory as base= "
+            f"(trained on {name!r})"
         )
     return found
 
 
 def same_shape_beside(folder: Path, table: dict[str, object]) -> Path | None:
-    """The one directory beside `folder` whose config is the same but for the prefix; None where there is not just one."""
+    """The one directory beside `folder` whose config is the same but for the prefix; None where
+    there is not just one.
+    """
 
     def shape(data: dict[str, object]) -> dict[str, object]:
-        ignored = ("pre_seq_len", "prefix_projection", "torch_dtype", "dtype", "transformers_version")
+        ignored = (
+            "pre_seq_len",
+            "prefix_projection",
+            "torch_dtype",
+            "dtype",
+            "transformers_version",
+        )
         return {key: value for key, value in data.items() if key not in ignored}
 
     found = [
@@ -154,6 +171,37 @@ def prefix_tensors(files: TensorFiles) -> dict[str, Tensor]:
     }
 
 
+class Uninitialized(TorchFunctionMode):
+    """Leaves `torch.nn.init` out: on `meta` there is nothing to fill, and it imports
+    for a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """What `func` gives; the tensor as it is where `func` would initialize it."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
+
+
+def build(config: ModelConfig) -> Transformer:
+    """The network on `meta`: shapes and no numbers."""
+    try:
+        with torch.device("meta"), Uninitialized():
+            return Transformer(config)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"config.json asks for a tensor larger than any memory: hidden_size "
+            f"{config.hidden_size}, ffn_size {config.ffn_size}, head_dim {config.head_dim}"
+        ) from error
+
+
 def fill(
     files: TensorFiles,
     format: Format,
@@ -162,18 +210,25 @@ def fill(
     dtype: str,
     device: torch.device,
 ) -> tuple[Transformer, dict[str, torch.dtype]]:
-    """The network with the files' tensors in it, and the dtype that each had; the peak is one tensor more."""
-    with torch.device("meta"):
-        model = Transformer(config)
+    """The network with the files' tensors in it, and the dtype that each had; the peak is one
+    tensor more.
+    """
+    model = build(config)
     quantize_in_place(model, files, format, config, name_prefix)
     plan = [with_prefix(entry_of(format, name), name_prefix) for name in model.state_dict()]
     check_names(files, plan, format, config)
     check_shapes(files, plan, model)
     wanted = choose_dtype(files, plan, dtype, device)
+    empty = model.state_dict()
     dtypes: dict[str, torch.dtype] = {}
     for entry in plan:
         tensors = [files.read(name) for name in entry.theirs]
         tensor = to_ours(entry.transform, tensors, config)
+        if empty[entry.ours].is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{files.homes[entry.theirs[0]]}: {entry.theirs[0]} is {tensor.dtype}, expected "
+                "floating point; a quantized tensor needs its weight_scale beside it"
+            )
         dtypes[entry.ours] = tensor.dtype
         keep = not tensor.is_floating_point() or entry.ours.endswith("router.correction")
         kept = tensor.dtype if keep else wanted or tensor.dtype
@@ -236,7 +291,8 @@ def quantize_in_place(
         packed = files.shape(entry.theirs[0])
         if len(packed) != 2 or packed[0] != rows or packed[1] not in (columns, columns // 2):
             raise CheckpointError(
-                f"{entry.theirs[0]} has the shape {packed}; quantized rows for ({rows}, {columns}) have "
+                f"{entry.theirs[0]} has the shape {packed}; quantized rows for ({rows}, "
+                f"{columns}) have "
                 f"{columns} or {columns // 2} bytes"
             )
         with torch.device("meta"):
@@ -249,46 +305,6 @@ def quantize_in_place(
                 if isinstance(module, nn.Embedding)
                 else OfficialLinear(weight, scales, module.bias is not None, columns),
             )
-
-
-def check_names(
-    files: TensorFiles, plan: Sequence[Entry], format: Format, config: ModelConfig
-) -> None:
-    """Every tensor of the model is in the files, and every tensor of the files in the model."""
-    needed = {name for entry in plan for name in entry.theirs}
-    missing = sorted(needed - set(files))
-    unexpected = sorted(
-        name for name in files if name not in needed and not is_left_out(format, config, name)
-    )
-    if not missing and not unexpected:
-        return
-    parts = []
-    if missing:
-        parts.append(f"lacks {len(missing)} tensors: {', '.join(missing[:8])}")
-    if unexpected:
-        parts.append(f"holds {len(unexpected)} that the config has no place for: {', '.join(unexpected[:8])}")
-    if len(missing) > 8 or len(unexpected) > 8:
-        parts.append("…")
-    raise CheckpointError(
-        f"{files.folder} {' and '.join(parts)}; config.json says {format}, does it belong to these weights?"
-    )
-
-
-def check_shapes(files: TensorFiles, plan: Sequence[Entry], model: Transformer) -> None:
-    """Every tensor has the shape that the config gives it."""
-    ours = model.state_dict()
-    wrong = []
-    for entry in plan:
-        shapes = [files.shape(name) for name in entry.theirs]
-        rows = sum(shape[0] for shape in shapes if shape)
-        expected = tuple(ours[entry.ours].shape)
-        if any(shape[1:] != expected[1:] for shape in shapes) or rows != expected[0]:
-            told = " + ".join(map(str, shapes))
-            wrong.append(f"{entry.theirs[0]} is {told}, config.json gives {expected}")
-    if wrong:
-        raise CheckpointError(
-            f"{files.folder} has {len(wrong)} tensors of another shape: {'; '.join(wrong[:4])}"
-        )
 
 
 def find_tokenizer(folder: Path, home: Path) -> Tokenizer | None:

@@ -1,4 +1,6 @@
-"""Tensors of a model directory, one at a time: safetensors and pytorch_model.bin, whole or in shards."""
+"""Tensors of a model directory, one at a time: safetensors and pytorch_model.bin, whole or in
+shards.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,14 @@ class TensorFiles:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
         home = self.homes[name]
-        if home.suffix == ".bin":
-            return tuple(self.bin(home)[name].shape)
-        return tuple(self.handle(home).get_slice(name).get_shape())
+        try:
+            if home.suffix == ".bin":
+                return tuple(self.bin(home)[name].shape)
+            return tuple(self.handle(home).get_slice(name).get_shape())
+        except (SafetensorError, KeyError) as error:
+            raise CheckpointError(
+                f"{home} lacks {name}, which the index places there; download it again"
+            ) from error
 
     def read(self, name: str) -> Tensor:
         """A tensor."""
@@ -103,7 +110,8 @@ def read_index(path: Path) -> dict[str, Path]:
     for file in sorted(set(names.values())):
         if Path(file).name != file or not file.endswith(suffix):
             raise CheckpointError(
-                f"{path} names the file {file!r}; a shard lies beside its index and ends in {suffix}"
+                f"{path} names the file {file!r}; a shard lies beside its index and ends in "
+                f"{suffix}"
             )
         if not (path.parent / file).is_file():
             raise CheckpointError(
@@ -136,7 +144,8 @@ def open_safetensors(path: Path) -> safe_open:
     header = struct.unpack("<Q", start)[0]
     if header > min(size - 8, _MAX_HEADER):
         raise CheckpointError(
-            f"{path} has {size} bytes and its header claims {header}; it is cut off or damaged, download it again"
+            f"{path} has {size} bytes and its header claims {header}; it is cut off or damaged, "
+            "download it again"
         )
     try:
         return safe_open(path, "pt")
@@ -161,9 +170,10 @@ def open_bin(path: Path) -> Mapping[str, Tensor]:
             table = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as inner:
             raise CheckpointError(
-                f"{path} is damaged, or holds more than tensors; it was not opened, download it again"
+                f"{path} is damaged, or holds more than tensors; it was not opened, download it "
+                "again"
             ) from inner
-        except Exception as inner:  # torch raises many kinds for damaged files
+        except Exception:  # torch raises many kinds for damaged files
             raise CheckpointError(f"{path} is damaged or cut off; download it again") from error
     if not isinstance(table, Mapping) or not all(isinstance(t, Tensor) for t in table.values()):
         raise CheckpointError(f"{path} does not hold tensors by name; is it a training state?")
