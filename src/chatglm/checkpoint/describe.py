@@ -1,0 +1,93 @@
+"""What a model directory holds, told by its json files and the headers of its weights."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from chatglm.checkpoint.checks import check_size
+from chatglm.checkpoint.configs import Format, read_published
+from chatglm.checkpoint.load import (
+    build,
+    find_base,
+    find_tokenizer,
+    generation_of,
+    settle,
+)
+from chatglm.checkpoint.read import TensorFiles, read_json
+from chatglm.checkpoint.resolve import resolve
+from chatglm.config import ModelConfig
+
+SCALE_BYTES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A model as its directory describes it; sizes in bytes.
+
+    memory: the weights in bfloat16, int8 and int4; quantized rows have a 16-bit scale each, and
+        what is not a linear stays bfloat16.
+    cache_per_token: keys and values of one token in bfloat16.
+    """
+
+    directory: Path
+    base: Path
+    format: Format
+    generation: str
+    config: ModelConfig
+    num_parameters: int
+    files: dict[str, int]
+    memory: dict[str, int]
+    cache_per_token: int
+    notes: tuple[str, ...]
+
+
+def describe(
+    source: str | os.PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    offline: bool | None = None,
+) -> Description:
+    """The model at `source` without its weights: of those only the headers are read."""
+    folder = resolve(source, revision=revision, offline=offline)
+    table = read_json(folder / "config.json", required=True)
+    published = read_published(table, read_json(folder / "generation_config.json"))
+    files, home = TensorFiles(folder), folder
+    if all("prefix_encoder." in name for name in files):
+        home = find_base(folder, table, None)
+        files = TensorFiles(home)
+    config, _ = settle(published.config, published.format, set(files))
+    check_size(files, config)
+    model = build(config)
+    sizes = {path.name: path.stat().st_size for path in files.files}
+    files.close()
+    return Description(
+        directory=folder,
+        base=home,
+        format=published.format,
+        generation=generation_of(published.format, table, find_tokenizer(folder, home)),
+        config=config,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        files=sizes,
+        memory={
+            "bf16": weight_bytes(model, 16),
+            **{f"int{n}": weight_bytes(model, n) for n in (8, 4)},
+        },
+        cache_per_token=2 * config.num_layers * config.num_kv_heads * config.head_dim * 2,
+        notes=published.notes,
+    )
+
+
+def weight_bytes(model: nn.Module, bits: int) -> int:
+    """Memory of the weights with the layers' linears in `bits` bits; 16 is bfloat16."""
+    total = 2 * sum(p.numel() for p in model.parameters())
+    if bits == 16:
+        return total
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name != "head":
+            rows, columns = module.weight.shape
+            total -= rows * columns * 2 - rows * columns * bits // 8 - rows * SCALE_BYTES
+    return total
