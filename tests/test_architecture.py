@@ -1,4 +1,6 @@
-"""The floor plan: imports only go down, siblings of one layer do not see each other, files hold one idea."""
+"""The floor plan: imports only go down, siblings of one layer do not see each other, files hold
+one idea.
+"""
 
 from __future__ import annotations
 

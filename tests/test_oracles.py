@@ -43,7 +43,11 @@ def assert_logits(got: torch.Tensor, expected: torch.Tensor) -> None:
 
 def continue_greedily(model: ChatGLM, ids: torch.Tensor, count: int, **where: int) -> list[int]:
     return model.generate_ids(
-        ids, max_new_tokens=count, temperature=0, stop_ids=(), **where  # type: ignore[arg-type]
+        ids,
+        max_new_tokens=count,
+        temperature=0,
+        stop_ids=(),
+        **where,  # type: ignore[arg-type]
     )
 
 
@@ -104,9 +108,7 @@ def test_glm_large_chinese_reads_and_fills(shared: Path) -> None:
     reply = expected["fill.greedy_ids"][0].tolist()
     hole = int(expected["fill.blank_position"])
     context = len(prompt) - 1
-    assert (
-        continue_greedily(model, prompt, len(reply), context_length=context, hole=hole) == reply
-    )
+    assert continue_greedily(model, prompt, len(reply), context_length=context, hole=hole) == reply
     got = model.logits(
         expected["input_ids"],
         context_length=int(expected["context_length"]),
@@ -130,8 +132,7 @@ def test_glm_2021_reads_blanks_of_every_kind(shared: Path) -> None:
         hole = prompt.tolist().index(mask)
         context = len(prompt) - 1
         assert (
-            continue_greedily(model, prompt, len(reply), context_length=context, hole=hole)
-            == reply
+            continue_greedily(model, prompt, len(reply), context_length=context, hole=hole) == reply
         )
 
 

@@ -19,8 +19,9 @@ Precision = Literal["float32", "float16", "bfloat16"]
 class RopeScaling:
     """How rotary angles are stretched beyond the length of training.
 
-    `linear` divides the positions by `factor`. `yarn` interpolates low frequencies and keeps high ones
-    (arXiv:2309.00071), and scales cosine and sine by `attention_factor` (None: 0.1 ln(factor) + 1).
+    `linear` divides the positions by `factor`. `yarn` interpolates low frequencies and keeps high
+    ones (arXiv:2309.00071), and scales cosine and sine by `attention_factor` (None: 0.1 ln(factor)
+    + 1).
     """
 
     kind: Literal["linear", "yarn"]
@@ -34,7 +35,9 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class Experts:
-    """A mixture of experts in the place of the MLP, from layer `first_layer` on (arXiv:2412.19437, §2.1.2)."""
+    """A mixture of experts in the place of the MLP, from layer `first_layer` on (arXiv:2412.19437,
+    §2.1.2).
+    """
 
     num_experts: int
     num_active: int
@@ -49,13 +52,17 @@ class Experts:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One transformer of the family. Defaults are GLM-4's; a field exists because a published checkpoint needs it.
+    """One transformer of the family. Defaults are GLM-4's; a field exists because a published
+    checkpoint needs it.
 
-    residual: `pre` adds a block's output to its input; `normed` adds it to the *normed* input times
-        `residual_scale` (ChatGLM-6B: √(2L); ChatGLM2 with `apply_residual_connection_post_layernorm`: 1);
-        `sandwich` is `pre` with a norm on the output of each block as well.
-    position: where order comes from; the `_2d` kinds take two planes, place in the text and place in the span.
-    rope_fraction: share of the head width that is rotated (of each plane's half in `rope_2d`, which is 1).
+    residual: `pre` adds a block's output to its input; `normed` adds it to the *normed* input
+        times `residual_scale` (ChatGLM-6B: √(2L); ChatGLM2 with
+        `apply_residual_connection_post_layernorm`: 1); `sandwich` is `pre` with a norm on the
+        output of each block as well.
+    position: where order comes from; the `_2d` kinds take two planes, place in the text and place
+        in the span.
+    rope_fraction: share of the head width that is rotated (of each plane's half in `rope_2d`,
+        which is 1).
     rope_frequency_dtype: precision in which the official code keeps inverse frequencies.
     context: `prefix` lets the first `Prompt.prefix` tokens see each other in both directions.
     bias: which linears have one; `qkv` leaves the attention output and the MLP without.

@@ -28,8 +28,9 @@ class ToolCall:
 class Message:
     """One turn.
 
-    reasoning: what a thinking model wrote before its answer. metadata: the word behind the role, as ChatGLM3 and
-    GLM-4 have it (`interpreter`, a tool's name). tools: what a system turn offers.
+    reasoning: what a thinking model wrote before its answer. metadata: the word behind the role,
+        as ChatGLM3 and GLM-4 have it (`interpreter`, a tool's name). tools: what a system turn
+        offers.
     """
 
     role: Role
@@ -46,7 +47,8 @@ class Message:
         role = _ALIASES.get(str(role), role)
         if role not in ROLES:
             raise ValueError(
-                f"role must be one of {', '.join(ROLES)}, developer or tool, got {data.get('role')!r}"
+                f"role must be one of {', '.join(ROLES)}, developer or tool, got "
+                f"{data.get('role')!r}"
             )
         calls = data.get("tool_calls") or ()
         reasoning = data.get("reasoning_content", data.get("reasoning"))

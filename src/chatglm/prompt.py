@@ -1,4 +1,6 @@
-"""What the network is asked: tokens, how many of them are context, and which position is being filled."""
+"""What the network is asked: tokens, how many of them are context, and which position is being
+filled.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ class Prompt:
 
     tokens: ids in the model's own layout.
     prefix: number of leading tokens that see each other in both directions; 0 for a causal model.
-    hole: index of the [MASK] or [gMASK] that the tokens after the prefix fill; None for plain left to right.
+    hole: index of the [MASK] or [gMASK] that the tokens after the prefix fill; None for plain left
+        to right.
     """
 
     tokens: tuple[int, ...]
@@ -31,10 +34,11 @@ class Prompt:
 
 
 def place(index: int, *, prefix: int, hole: int | None) -> tuple[int, int]:
-    """Position ids of token `index`: place in the text, place in the span (GLM, arXiv:2103.10360, §2.1).
+    """Position ids of token `index`: place in the text, place in the span (GLM, arXiv:2103.10360,
+    §2.1).
 
-    Context counts up in the first plane and stays 0 in the second; what fills a hole keeps the hole's place in
-    the first and counts from 1 in the second.
+    Context counts up in the first plane and stays 0 in the second; what fills a hole keeps the
+    hole's place in the first and counts from 1 in the second.
     """
     if hole is None:
         return (index, 0) if index < prefix or prefix == 0 else (prefix - 1, index - prefix + 1)
@@ -42,7 +46,9 @@ def place(index: int, *, prefix: int, hole: int | None) -> tuple[int, int]:
 
 
 def positions(prompt: Prompt, length: int, planes: int, start: int = 0) -> list[list[int]]:
-    """Position ids (P, length - start) of the tokens `start` to `length`, in the prompt and after it."""
+    """Position ids (P, length - start) of the tokens `start` to `length`, in the prompt and after
+    it.
+    """
     if planes == 1:
         return [list(range(start, length))]
     pairs: Sequence[tuple[int, int]] = [

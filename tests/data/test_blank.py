@@ -62,7 +62,9 @@ def test_a_blanked_text_can_be_rebuilt(length: int, seed: int, config: BlankConf
         hole = int(example.positions[0, start])
         assert example.positions[1, start:stop].tolist() == list(range(1, stop - start + 1))
         assert example.labels[stop - 1] == IDS.end
-        assert example.labels[start : stop - 1].tolist() == example.tokens[start + 1 : stop].tolist()
+        assert (
+            example.labels[start : stop - 1].tolist() == example.tokens[start + 1 : stop].tolist()
+        )
         filled[hole] = example.tokens[start + 1 : stop].tolist()
     rebuilt: list[int] = []
     for index, token in enumerate(context):

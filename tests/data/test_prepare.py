@@ -70,8 +70,8 @@ def test_a_bad_record_is_named_by_file_and_line(tmp_path: Path) -> None:
         prepare([str(path)], tokenizer, tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no file or directory"):
         prepare([str(tmp_path / "none")], tokenizer, tmp_path / "out")
+    (tmp_path / "x.exe").write_bytes(b"MZ")
     with pytest.raises(ValueError, match="no known kind"):
-        (tmp_path / "x.exe").write_bytes(b"MZ")
         prepare([str(tmp_path / "x.exe")], tokenizer, tmp_path / "out")
 
 

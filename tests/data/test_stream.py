@@ -26,18 +26,14 @@ def documents(lengths: list[int], *, is_chat: bool = False, first: int = 0) -> D
     length=st.integers(4, 24),
 )
 @settings(max_examples=300, deadline=None)
-def test_packing_loses_no_token_and_no_target(
-    lengths: list[tuple[int, bool]], length: int
-) -> None:
+def test_packing_loses_no_token_and_no_target(lengths: list[tuple[int, bool]], length: int) -> None:
     examples, at = [], 1
     for size, may_be_cut in lengths:
         tokens = np.arange(at, at + size)
         at += size
         labels = np.append(tokens[1:], NO_LOSS)
         examples.append(
-            Example(
-                tokens=tokens, labels=labels, positions=counting(size), may_be_cut=may_be_cut
-            )
+            Example(tokens=tokens, labels=labels, positions=counting(size), may_be_cut=may_be_cut)
         )
     queue = iter(examples)
 

@@ -28,7 +28,9 @@ class Defaults:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Ids that say where a prefix model's context ends and what it fills; −1 where the files do not say."""
+    """Ids that say where a prefix model's context ends and what it fills; −1 where the files do
+    not say.
+    """
 
     sop: int = -1
     gmask: int = -1
@@ -52,8 +54,8 @@ def read_published(
 ) -> Published:
     """Config, defaults and layout from config.json and generation_config.json.
 
-    rope_ratio: what a ChatGLM config's ratio means, `base` (multiplies the rotary base) or `positions` (divides the
-    positions); None decides on evidence and says so in `notes`.
+    rope_ratio: what a ChatGLM config's ratio means, `base` (multiplies the rotary base) or
+        `positions` (divides the positions); None decides on evidence and says so in `notes`.
     """
     format = format_of(table)
     config, notes = _READERS[format](table, rope_ratio)
@@ -89,7 +91,8 @@ def format_of(table: Table) -> Format:
     if kind == "glm4_moe":
         return "glm4_moe"
     raise ValueError(
-        f"config.json: model_type {kind!r} is not of this family; known: glm, chatglm, glm4, glm4_moe"
+        f"config.json: model_type {kind!r} is not of this family; known: glm, chatglm, glm4, "
+        "glm4_moe"
     )
 
 
@@ -187,7 +190,8 @@ def read_chatglm2(
     all_bias = bool(table.get("add_bias_linear", False))
     some_bias = bool(table.get("add_qkv_bias", False))
     ratio = number(table, "rope_ratio", 1.0)
-    theta, scaling, notes = 10000.0, None, ()
+    theta, scaling = 10000.0, None
+    notes: tuple[str, ...] = ()
     if ratio != 1:
         meaning, why = (rope_ratio, "as asked") if rope_ratio else meaning_of_ratio(table, ratio)
         if meaning == "base":
@@ -217,7 +221,9 @@ def read_chatglm2(
 
 
 def meaning_of_ratio(table: Table, ratio: float) -> tuple[RopeRatio, str]:
-    """What rope_ratio does in this config: ChatGLM2-6B-32k divides positions, later ones multiply the base."""
+    """What rope_ratio does in this config: ChatGLM2-6B-32k divides positions, later ones multiply
+    the base.
+    """
     name = str(table.get("_name_or_path", "")).lower()
     if "chatglm2" in name or "codegeex2" in name:
         return "positions", f"the name is {table['_name_or_path']}"
@@ -228,15 +234,21 @@ def meaning_of_ratio(table: Table, ratio: float) -> tuple[RopeRatio, str]:
         return "positions", f"transformers_version is {version}, ChatGLM2's"
     if version:
         return "base", f"transformers_version is {version}, later than ChatGLM2's"
-    return ("base", "a ratio of 50 and more is ChatGLM3's or GLM-4's") if ratio >= 50 else (
-        ("base", "several end tokens are GLM-4's")
-        if isinstance(table.get("eos_token_id"), list)
-        else ("positions", "a small ratio is ChatGLM2-32k's")
+    return (
+        ("base", "a ratio of 50 and more is ChatGLM3's or GLM-4's")
+        if ratio >= 50
+        else (
+            ("base", "several end tokens are GLM-4's")
+            if isinstance(table.get("eos_token_id"), list)
+            else ("positions", "a small ratio is ChatGLM2-32k's")
+        )
     )
 
 
 def rope_settings(table: Table) -> Table:
-    """Rotary settings of a transformers config, under their old or their new (`rope_parameters`) keys."""
+    """Rotary settings of a transformers config, under their old or their new (`rope_parameters`)
+    keys.
+    """
     new = table.get("rope_parameters")
     if isinstance(new, Mapping):
         return {**table, **new}
@@ -270,7 +282,9 @@ def read_rope_scaling(rope: Table) -> RopeScaling | None:
 
 
 def scaled_length(length: int, rope: Table) -> int:
-    """The context that scaling stretches to, where max_position_embeddings still says the original one."""
+    """The context that scaling stretches to, where max_position_embeddings still says the original
+    one.
+    """
     scaling = read_rope_scaling(rope)
     if scaling is None or scaling.original_length is None:
         return length
@@ -324,9 +338,7 @@ def read_transformers(
     return config, ()
 
 
-_READERS: dict[
-    Format, Callable[[Table, RopeRatio | None], tuple[ModelConfig, tuple[str, ...]]]
-] = {
+_READERS: dict[Format, Callable[[Table, RopeRatio | None], tuple[ModelConfig, tuple[str, ...]]]] = {
     "glm2021": read_glm2021,
     "chatglm": read_chatglm,
     "chatglm2": read_chatglm2,

@@ -14,7 +14,8 @@ from chatglm.config import ModelConfig
 class Rule:
     """Our name, the file's names in the order of their rows, and what is done between them.
 
-    `{i}` is the layer, `{e}` the expert. A name without weight or bias stands for all parts of a linear or norm.
+    `{i}` is the layer, `{e}` the expert. A name without weight or bias stands for all parts of a
+    linear or norm.
     """
 
     ours: str
@@ -85,9 +86,7 @@ def transformers_rules(format: Format) -> list[Rule]:
             linears("layers.{i}.attention.q_norm", at + "self_attn.q_norm"),
             linears("layers.{i}.attention.k_norm", at + "self_attn.k_norm"),
             linears("layers.{i}.mlp.router", at + "mlp.gate"),
-            Rule(
-                "layers.{i}.mlp.router.correction", (at + "mlp.gate.e_score_correction_bias",)
-            ),
+            Rule("layers.{i}.mlp.router.correction", (at + "mlp.gate.e_score_correction_bias",)),
             linears("layers.{i}.mlp.experts.{e}.up", moe + "gate_proj", moe + "up_proj"),
             linears("layers.{i}.mlp.experts.{e}.down", moe + "down_proj"),
             linears(
@@ -156,8 +155,9 @@ def entry_of(format: Format, name: str) -> Entry:
 
 
 def is_left_out(format: Format, config: ModelConfig, name: str) -> bool:
-    """Whether a tensor of the file has no part in the model: frequencies, the prefix encoder, a tied head, layers
-    for multi-token prediction behind the last one."""
+    """Whether a tensor of the file has no part in the model: frequencies, the prefix encoder, a
+    tied head, layers for multi-token prediction behind the last one.
+    """
     if _COMPUTED.search(name) or _PREFIX_ENCODER.match(name):
         return True
     if config.tied and name in ("lm_head.weight", "transformer.output_layer.weight"):

@@ -20,8 +20,9 @@ def resolve(
 ) -> Path:
     """The directory of a model.
 
-    None is the embedded model. A path that exists is used as it is, without the network. `owner/name` is a hub id
-    (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are heeded), `modelscope://owner/name` one of ModelScope.
+    None is the embedded model. A path that exists is used as it is, without the network.
+    `owner/name` is a hub id (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are heeded),
+    `modelscope://owner/name` one of ModelScope.
     """
     if source is None:
         return NANO
@@ -35,7 +36,8 @@ def resolve(
         return from_modelscope(text.removeprefix("modelscope://"), revision)
     if not _HUB_ID.fullmatch(text) or text.startswith("."):
         raise FileNotFoundError(
-            f"no directory {path}, and {text!r} is not a hub id (owner/name); give a model directory, a hub id, "
+            f"no directory {path}, and {text!r} is not a hub id (owner/name); give a model "
+            "directory, a hub id, "
             "or nothing for the embedded model"
         )
     return from_hub(text, revision, offline)
@@ -59,19 +61,22 @@ def from_hub(name: str, revision: str | None, offline: bool | None) -> Path:
     except LocalEntryNotFoundError as error:
         why = "offline" if is_offline else f"{constants.ENDPOINT} cannot be reached"
         raise FileNotFoundError(
-            f"{name} is not in the cache {constants.HF_HUB_CACHE}, and {why}; connect, set HF_ENDPOINT to a mirror, "
+            f"{name} is not in the cache {constants.HF_HUB_CACHE}, and {why}; connect, set "
+            "HF_ENDPOINT to a mirror, "
             "or give a directory"
         ) from error
     except GatedRepoError as error:
         raise FileNotFoundError(f"{name} asks for an account; set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{constants.ENDPOINT} has no model {name}; check the name, or set HF_TOKEN if it is private"
+            f"{constants.ENDPOINT} has no model {name}; check the name, or set HF_TOKEN if it is "
+            "private"
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
             f"{name} is not in the cache {constants.HF_HUB_CACHE} and could not be downloaded from "
-            f"{constants.ENDPOINT} ({type(error).__name__}); connect, set HF_ENDPOINT to a mirror, or give a directory"
+            f"{constants.ENDPOINT} ({type(error).__name__}); connect, set HF_ENDPOINT to a "
+            "mirror, or give a directory"
         ) from error
     return Path(folder)
 
@@ -88,7 +93,9 @@ def from_modelscope(name: str, revision: str | None) -> Path:
 
 
 def nearby_base(folder: Path, name: str) -> Path | None:
-    """The base of a directory that holds a learned prefix only: a path, or a directory beside it of that name."""
+    """The base of a directory that holds a learned prefix only: a path, or a directory beside it
+    of that name.
+    """
     path = Path(name).expanduser()
     candidates = [folder / path, path, folder.parent / path.name]
     return next((p for p in candidates if (p / "config.json").is_file() and p != folder), None)

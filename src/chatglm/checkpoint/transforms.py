@@ -24,9 +24,7 @@ def to_ours(transform: Transform, tensors: Sequence[Tensor], config: ModelConfig
     return tensors[0]
 
 
-def to_theirs(
-    transform: Transform, tensor: Tensor, config: ModelConfig, ours: str
-) -> list[Tensor]:
+def to_theirs(transform: Transform, tensor: Tensor, config: ModelConfig, ours: str) -> list[Tensor]:
     """The file's tensors from a parameter of ours."""
     if transform == "join":
         return [part.contiguous() for part in tensor.split(part_sizes(tensor, config, ours))]

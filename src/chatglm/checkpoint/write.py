@@ -1,4 +1,6 @@
-"""Save a model in the format it was read from: the same tensors give the same bytes, other files come along."""
+"""Save a model in the format it was read from: the same tensors give the same bytes, other files
+come along.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ from chatglm.checkpoint.transforms import to_theirs
 def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
     """Write the model to `directory`, which must not hold another one; returns it.
 
-    Tensors go back into the file's own names, layout, dtypes and shards; weights are written as safetensors, also
-    where they came as .bin. Everything is written beside the directory first and moved in one step.
+    Tensors go back into the file's own names, layout, dtypes and shards; weights are written as
+    safetensors, also where they came as .bin. Everything is written beside the directory first and
+    moved in one step.
     """
     target = Path(directory)
     if target.exists() and any(target.iterdir()):
@@ -41,7 +44,8 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
-            f"{target} could not be written ({error}); nothing is left of it, free some space or give another place"
+            f"{target} could not be written ({error}); nothing is left of it, free some space or "
+            "give another place"
         ) from error
     return target
 

@@ -11,7 +11,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "prepare",
         help="语料 → 训练数据 / tokenize a corpus for training",
-        description="Deduplicate, shuffle and tokenize text or conversations into memory-mapped shards.",
+        description="Deduplicate, shuffle and tokenize text or conversations into shards.",
     )
     parser.add_argument(
         "inputs", nargs="+", help="files or directories: .jsonl .json .csv .txt .md, also .zst .gz"

@@ -1,7 +1,10 @@
-"""GLM's autoregressive blank infilling (arXiv:2103.10360, §2.1 and §2.2), constructed as the official code does."""
+"""GLM's autoregressive blank infilling (arXiv:2103.10360, §2.1 and §2.2), constructed as the
+official code does.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,8 +30,9 @@ class BlankIds:
 class BlankConfig:
     """How texts are blanked.
 
-    Shares of examples with short spans (Poisson λ over `short_share` of the tokens), with whole sentences and with
-    one long span of `least` to `most` of the text. context_is_learnt: a causal model predicts its context too.
+    Shares of examples with short spans (Poisson λ over `short_share` of the tokens), with whole
+    sentences and with one long span of `least` to `most` of the text. context_is_learnt: a causal
+    model predicts its context too.
     """
 
     document_rate: float = 0.5
@@ -52,9 +56,9 @@ def blank_out(
 ) -> Example:
     """The example in which `spans`, in this order, are blanked out of `text`.
 
-    Part A is the text with a mask in the place of each span; part B has, span by span, the start token and the span,
-    and predicts the span and the end token. Positions: part B stands at its mask in the first plane and counts from 1
-    in the second.
+    Part A is the text with a mask in the place of each span; part B has, span by span, the start
+    token and the span, and predicts the span and the end token. Positions: part B stands at its
+    mask in the first plane and counts from 1 in the second.
     """
     in_order = sorted(spans)
     pieces: list[Ids] = []
@@ -90,7 +94,9 @@ def blank_out(
 
 
 def short_spans(length: int, config: BlankConfig, rng: np.random.Generator) -> list[Span]:
-    """Disjoint spans, lengths Poisson, that cover about `short_share` of the text; at least one, never touching."""
+    """Disjoint spans, lengths Poisson, that cover about `short_share` of the text; at least one,
+    never touching.
+    """
     total = max(1, round(length * config.short_share))
     lengths: list[int] = []
     while sum(lengths) < total:
@@ -100,9 +106,7 @@ def short_spans(length: int, config: BlankConfig, rng: np.random.Generator) -> l
     free = length - total - (len(lengths) - 1)  # tokens that may stand anywhere between spans
     while free < 0:
         free += lengths.pop() + 1
-    gaps = np.diff(
-        np.concatenate([[0], np.sort(rng.integers(0, free + 1, len(lengths))), [free]])
-    )
+    gaps = np.diff(np.concatenate([[0], np.sort(rng.integers(0, free + 1, len(lengths))), [free]]))
     spans, at = [], 0
     for index, size in enumerate(rng.permutation(lengths).tolist()):
         at += int(gaps[index]) + (1 if index else 0)
@@ -114,9 +118,11 @@ def short_spans(length: int, config: BlankConfig, rng: np.random.Generator) -> l
 def sentence_spans(
     text: Ids, ends: frozenset[int], config: BlankConfig, rng: np.random.Generator
 ) -> list[Span]:
-    """Whole sentences that cover about `sentence_share` of the text; empty where it is a single one."""
+    """Whole sentences that cover about `sentence_share` of the text; empty where it is a single
+    one.
+    """
     breaks = [0, *(i + 1 for i, token in enumerate(text.tolist()) if token in ends), len(text)]
-    sentences = [(a, b) for a, b in zip(breaks, breaks[1:], strict=False) if b > a]
+    sentences = [(a, b) for a, b in itertools.pairwise(breaks) if b > a]
     if len(sentences) < 2:
         return []
     chosen: list[Span] = []
@@ -139,7 +145,9 @@ def blank_example(
     rng: np.random.Generator,
     sentence_ends: frozenset[int] = frozenset(),
 ) -> Example:
-    """A text of at least two tokens as a blank-infilling example of a kind drawn by the config's rates."""
+    """A text of at least two tokens as a blank-infilling example of a kind drawn by the config's
+    rates.
+    """
     kind = rng.random()
     spans: list[Span] = []
     mask = ids.sentence_mask
@@ -163,6 +171,8 @@ def blank_example(
 
 
 def longest_text(length: int, config: BlankConfig) -> int:
-    """The most tokens of text whose example surely fits `length`: each span adds a mask and a start token."""
+    """The most tokens of text whose example surely fits `length`: each span adds a mask and a
+    start token.
+    """
     spans_per_token = config.short_share  # spans of one token each, at the worst
     return max(2, int((length - 4) / (1 + 2 * spans_per_token)))

@@ -13,9 +13,10 @@ NO_LOSS = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """tokens, labels (T,), labels −100 = no loss; positions (2, T), of which a 1-D model reads the first plane and
-    counts by itself; prefix: number of leading tokens that all of the example sees; may_be_cut: whether a packer may
-    cut it in two."""
+    """tokens, labels (T,), labels −100 = no loss; positions (2, T), of which a 1-D model reads the
+    first plane and counts by itself; prefix: number of leading tokens that all of the example
+    sees; may_be_cut: whether a packer may cut it in two.
+    """
 
     tokens: Ids
     labels: Ids
@@ -36,9 +37,7 @@ def causal_example(tokens: Ids, end: int) -> Example:
     """Predict every next token of a document, its end token included."""
     tokens = np.append(tokens, end)
     labels = np.append(tokens[1:], NO_LOSS)
-    return Example(
-        tokens=tokens, labels=labels, positions=counting(len(tokens)), may_be_cut=True
-    )
+    return Example(tokens=tokens, labels=labels, positions=counting(len(tokens)), may_be_cut=True)
 
 
 def chat_example(tokens: Ids, learnt: NDArray[np.bool_]) -> Example:

@@ -12,8 +12,9 @@ from chatglm.data.example import NO_LOSS, Example, Ids
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Packed rows (R, T): tokens, labels, positions (R, 2, T), documents (which example of the row a token belongs to)
-    and prefix (bool, context that its whole example sees)."""
+    """Packed rows (R, T): tokens, labels, positions (R, 2, T), documents (which example of the row
+    a token belongs to) and prefix (bool, context that its whole example sees).
+    """
 
     tokens: Ids
     labels: Ids
@@ -39,9 +40,10 @@ def cut(example: Example, start: int, stop: int) -> Example:
 class Packer:
     """Fills rows from a stream of examples.
 
-    An example that may be cut fills a row to its end and goes on in the next; any other starts a new row where it does
-    not fit, and is cut only if it is longer than a row. Nothing is dropped. `pending` tells how many tokens of the
-    last example drawn are still to come; a stream that gives that example again can go on from there.
+    An example that may be cut fills a row to its end and goes on in the next; any other starts a
+    new row where it does not fit, and is cut only if it is longer than a row. Nothing is dropped.
+    `pending` tells how many tokens of the last example drawn are still to come; a stream that
+    gives that example again can go on from there.
     """
 
     def __init__(self, draw: Callable[[], Example], length: int, pad: int) -> None:

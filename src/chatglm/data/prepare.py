@@ -1,4 +1,6 @@
-"""A corpus into shards: duplicates out, order shuffled, text tokenized; a kill leaves nothing half."""
+"""A corpus into shards: duplicates out, order shuffled, text tokenized; a kill leaves nothing
+half.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +45,12 @@ def prepare(
     seed: int = 0,
     report: Report = lambda _: None,
 ) -> Counts:
-    """Write the records of `inputs` as shards into `output`; text and chat are not mixed in one directory.
+    """Write the records of `inputs` as shards into `output`; text and chat are not mixed in one
+    directory.
 
-    Exact duplicates (after Unicode and blank normalization) are left out and counted. The directory appears in one
-    step when all is done; a second call on a finished one with the same settings does nothing.
+    Exact duplicates (after Unicode and blank normalization) are left out and counted. The
+    directory appears in one step when all is done; a second call on a finished one with the same
+    settings does nothing.
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(
@@ -95,7 +100,7 @@ def prepare(
     return counts
 
 
-Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+Tokens = NDArray[Any]
 Document = tuple[Tokens, NDArray[np.uint8] | None]
 
 

@@ -1,4 +1,6 @@
-"""Records of text or conversation from files that people have; a bad one is named by file, line and reason."""
+"""Records of text or conversation from files that people have; a bad one is named by file, line
+and reason.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class Record:
 
 
 def find_files(paths: list[str]) -> list[Path]:
-    """The files that are meant: files as they are, and all known ones below a directory, in order."""
+    """The files that are meant: files as given, and all known ones below a directory."""
     found: list[Path] = []
     for name in paths:
         path = Path(name)
@@ -35,13 +37,15 @@ def find_files(paths: list[str]) -> list[Path]:
             inside = [p for p in sorted(path.rglob("*")) if p.is_file() and kind_of(p)]
             if not inside:
                 raise FileNotFoundError(
-                    f"{path} holds no file of a known kind; known: {', '.join(SUFFIXES)}, also {', '.join(PACKED)}"
+                    f"{path} holds no file of a known kind; known: {', '.join(SUFFIXES)}, also "
+                    f"{', '.join(PACKED)}"
                 )
             found += inside
         elif path.is_file():
             if not kind_of(path):
                 raise ValueError(
-                    f"{path} is of no known kind; known: {', '.join(SUFFIXES)}, also {', '.join(PACKED)}"
+                    f"{path} is of no known kind; known: {', '.join(SUFFIXES)}, also "
+                    f"{', '.join(PACKED)}"
                 )
             found.append(path)
         else:
@@ -60,7 +64,7 @@ def kind_of(path: Path) -> str:
 def open_text(path: Path) -> Iterator[io.TextIOBase]:
     """A file's text, unpacked."""
     with path.open("rb") as raw:
-        yield io.TextIOWrapper(unpack(raw, path), "utf-8")  # type: ignore[type-var]
+        yield io.TextIOWrapper(unpack(raw, path), "utf-8")
 
 
 def unpack(raw: BinaryIO, path: Path) -> BinaryIO:
@@ -71,11 +75,8 @@ def unpack(raw: BinaryIO, path: Path) -> BinaryIO:
         try:
             import zstandard
         except ImportError as error:
-            raise ImportError(
-                f"{path} needs zstandard; pip install 'chatglm[train]'"
-            ) from error
-        reader = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(raw)
-        return reader  # type: ignore[return-value]
+            raise ImportError(f"{path} needs zstandard; pip install 'chatglm[train]'") from error
+        return zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(raw)
     return raw
 
 
@@ -123,7 +124,9 @@ def read_table(file: io.TextIOBase, path: Path) -> Iterator[Record]:
     """The rows of a CSV file with a column `text`."""
     rows = csv.DictReader(file)
     if "text" not in (rows.fieldnames or []):
-        raise ValueError(f"{path} line 1: no column 'text'; found {', '.join(rows.fieldnames or [])}")
+        raise ValueError(
+            f"{path} line 1: no column 'text'; found {', '.join(rows.fieldnames or [])}"
+        )
     for row in rows:
         yield Record(text=row["text"] or "")
 

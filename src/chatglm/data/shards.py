@@ -1,8 +1,9 @@
 """Prepared data on disk, mapped into memory.
 
-A directory holds, for each part (`train`, `validation`): `PART.tokens.bin` (little-endian uint16 or uint32, documents
-one after the other without end tokens), `PART.offsets.npy` (int64, where each begins, and the end), for chats
-`PART.loss.bin` (a byte a token, 1 = the model has to produce it); and `index.json`, written last.
+A directory holds, for each part (`train`, `validation`): `PART.tokens.bin` (little-endian uint16
+or uint32, documents one after the other without end tokens), `PART.offsets.npy` (int64, where each
+begins, and the end), for chats `PART.loss.bin` (a byte a token, 1 = the model has to produce it);
+and `index.json`, written last.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ INDEX = "index.json"
 class Documents:
     """The documents of one part."""
 
-    tokens: NDArray[np.uint16] | NDArray[np.uint32]
+    tokens: NDArray[Any]
     offsets: NDArray[np.int64]
     loss: NDArray[np.uint8] | None
 
@@ -50,7 +52,8 @@ def read_index(folder: Path) -> dict[str, object]:
     path = folder / INDEX
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} is not prepared data ({INDEX} is missing); run 'chatglm prepare INPUT --output {folder}'"
+            f"{folder} is not prepared data ({INDEX} is missing); run 'chatglm prepare INPUT "
+            f"--output {folder}'"
         )
     table = json.loads(path.read_text("utf-8"))
     assert isinstance(table, dict)
@@ -67,7 +70,8 @@ def open_documents(folder: str | Path, part: str = "train") -> Documents:
     expected = int(offsets[-1]) * np.dtype(dtype).itemsize
     if path.stat().st_size != expected:
         raise ValueError(
-            f"{path} has {path.stat().st_size} bytes and its offsets say {expected}; prepare it again"
+            f"{path} has {path.stat().st_size} bytes and its offsets say {expected}; prepare it "
+            "again"
         )
     empty = not expected
     loss_path = folder / f"{part}.loss.bin"

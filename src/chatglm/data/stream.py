@@ -1,4 +1,6 @@
-"""Examples from several prepared directories, mixed by weight, in an order that a resumed run finds again."""
+"""Examples from several prepared directories, mixed by weight, in an order that a resumed run
+finds again.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ def window(text: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
 
 
 class Stream:
-    """Packed rows of a mix; what comes next depends on the seed and on how many examples were drawn before.
+    """Packed rows of a mix; what comes next depends on the seed and on how many examples were
+    drawn before.
 
     Documents of an origin come in a new random order in each of its epochs.
     """
@@ -75,9 +78,7 @@ class Stream:
         self.origins = origins
         self.seed = seed
         sizes = [o.documents.num_tokens / max(len(o.documents), 1) for o in origins]
-        rates = np.array(
-            [o.weight / s if s else 0.0 for o, s in zip(origins, sizes, strict=True)]
-        )
+        rates = np.array([o.weight / s if s else 0.0 for o, s in zip(origins, sizes, strict=True)])
         self.rates = rates / rates.sum()
         self.cursors = [0] * len(origins)
         self.num_drawn = 0
@@ -125,7 +126,8 @@ class Stream:
         assert isinstance(pending, int)
         if len(cursors) != len(self.origins):
             raise ValueError(
-                f"the checkpoint was made with {len(cursors)} sources and the recipe has {len(self.origins)}; "
+                f"the checkpoint was made with {len(cursors)} sources and the recipe has "
+                f"{len(self.origins)}; "
                 "give the same ones, or start from its weights in a new output directory"
             )
         self.cursors = [int(c) for c in cursors]

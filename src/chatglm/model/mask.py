@@ -9,7 +9,7 @@ from torch import Tensor
 def causal_mask(
     length: int, total: int | None = None, *, device: torch.device | None = None
 ) -> Tensor:
-    """Each of the last `length` of `total` tokens sees itself and what is before it: (1, 1, T, S)."""
+    """Each of the last `length` of `total` tokens sees itself and those before: (1, 1, T, S)."""
     total = length if total is None else total
     rows = torch.arange(total - length, total, device=device)  # (T,)
     columns = torch.arange(total, device=device)  # (S,)

@@ -10,7 +10,9 @@ from chatglm.config import Activation, Experts, ModelConfig
 
 
 class MLP(nn.Module):
-    """Widen, bend, narrow. In SwiGLU (arXiv:2002.05202) `up` holds the gate's rows, then the value's."""
+    """Widen, bend, narrow. In SwiGLU (arXiv:2002.05202) `up` holds the gate's rows, then the
+    value's.
+    """
 
     def __init__(self, config: ModelConfig, ffn_size: int | None = None) -> None:
         super().__init__()
@@ -30,7 +32,9 @@ class MLP(nn.Module):
 
 
 class Router(nn.Module):
-    """Sigmoid scores; the correction steers the choice and not the weight (arXiv:2412.19437, §2.1.2)."""
+    """Sigmoid scores; the correction steers the choice and not the weight (arXiv:2412.19437,
+    §2.1.2).
+    """
 
     def __init__(self, config: ModelConfig, experts: Experts) -> None:
         super().__init__()

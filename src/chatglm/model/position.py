@@ -13,9 +13,11 @@ _PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": t
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (arXiv:2104.09864); in two planes, each turns its own half of a head.
+    """Rotary position embedding (arXiv:2104.09864); in two planes, each turns its own half of a
+    head.
 
-    Frequencies are computed where they are used, so that a model built on `meta` needs no buffer filled in.
+    Frequencies are computed where they are used, so that a model built on `meta` needs no buffer
+    filled in.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -28,7 +30,9 @@ class Rotary(nn.Module):
         self.inverse: Tensor | None = None  # made on first use, on the device that asks
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (B, T, P, R/2) in float32 of position ids (B, P, T), R the rotated width of a plane."""
+        """Cosine and sine (B, T, P, R/2) in float32 of position ids (B, P, T), R the rotated width
+        of a plane.
+        """
         if self.inverse is None or self.inverse.device != positions.device:
             with torch.no_grad():
                 self.inverse = self.frequencies(positions.device)
@@ -40,7 +44,9 @@ class Rotary(nn.Module):
         return angles.cos() * strength, angles.sin() * strength
 
     def frequencies(self, device: torch.device) -> Tensor:
-        """Inverse frequencies (R/2,) in float32, rounded as the official code of the generation rounds them."""
+        """Inverse frequencies (R/2,) in float32, rounded as the official code of the generation
+        rounds them.
+        """
         exponent = torch.arange(0, self.size, 2, dtype=torch.float32, device=device) / self.size
         inverse = 1.0 / (self.theta**exponent)
         inverse = inverse.to(self.precision).float()
@@ -49,7 +55,9 @@ class Rotary(nn.Module):
         return inverse
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Turn queries or keys (B, T, H, D) by angles (B, T, P, R/2); what lies beyond P·R is left as it is."""
+        """Turn queries or keys (B, T, H, D) by angles (B, T, P, R/2); what lies beyond P·R is left
+        as it is.
+        """
         num_planes = cos.shape[2]
         turned, rest = x[..., : num_planes * self.size], x[..., num_planes * self.size :]
         planes = turned.float().unflatten(-1, (num_planes, self.size))  # (B, T, H, P, R)
@@ -74,7 +82,9 @@ def yarn_strength(scaling: RopeScaling | None) -> float:
 
 
 def yarn_frequencies(inverse: Tensor, size: int, theta: float, scaling: RopeScaling) -> Tensor:
-    """Inverse frequencies blended by how often each turns in the original length (arXiv:2309.00071, §3.2)."""
+    """Inverse frequencies blended by how often each turns in the original length
+    (arXiv:2309.00071, §3.2).
+    """
     if scaling.original_length is None:
         raise ValueError("yarn scaling needs original_length, the context of training; got None")
 
@@ -92,7 +102,9 @@ def yarn_frequencies(inverse: Tensor, size: int, theta: float, scaling: RopeScal
 
 
 def sinusoidal(positions: Tensor, width: int) -> Tensor:
-    """Fixed embeddings (B, T, width) of position ids (B, T): sines, then cosines (arXiv:1706.03762, §3.5)."""
+    """Fixed embeddings (B, T, width) of position ids (B, T): sines, then cosines
+    (arXiv:1706.03762, §3.5).
+    """
     half = torch.arange(width // 2, dtype=torch.float32, device=positions.device)
     angles = positions.float()[..., None] * 10000.0 ** (-2 * half / width)  # (B, T, width/2)
     return torch.cat((angles.sin(), angles.cos()), -1)

@@ -63,7 +63,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens to hidden states; `logits` is apart, so that one asks for it only where it is needed."""
+    """Tokens to hidden states; `logits` is apart, asked for only where it is needed."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -85,8 +85,9 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Hidden states (B, T, C) of tokens (B, T) at positions (B, P, T).
 
-        positions None: counting from 0 in the first plane. mask (B, 1, T, S), True = may look; None: causal.
-        A cache keeps keys and values and attends over what it holds; S then counts its tokens too.
+        positions None: counting from 0 in the first plane. mask (B, 1, T, S), True = may look;
+        None: causal. A cache keeps keys and values and attends over what it holds; S then counts
+        its tokens too.
         """
         if positions is None:
             positions = self.count(tokens)

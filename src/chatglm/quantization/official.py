@@ -1,7 +1,7 @@
 """ChatGLM's own quantized layout: int8 or int4 rows with a float16 scale each.
 
-int4 keeps two signed nibbles in a byte, the even column in the high one. The packed weights stay as they are in the
-file and are unpacked where they are used, so that saving gives the same bytes.
+int4 keeps two signed nibbles in a byte, the even column in the high one. The packed weights stay
+as they are in the file and are unpacked where they are used, so that saving gives the same bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 
 def unpack(weight: Tensor, columns: int) -> Tensor:
-    """Signed integers (rows, columns) int8 of a packed weight: int8 as it is, int4 from its nibbles."""
+    """Signed integers (rows, columns) int8 of a packed weight: int8 as it is, int4 from its
+    nibbles.
+    """
     if weight.shape[1] == columns:
         return weight
     high = weight >> 4  # arithmetic: keeps the sign
@@ -21,7 +23,9 @@ def unpack(weight: Tensor, columns: int) -> Tensor:
 
 
 class OfficialLinear(nn.Module):
-    """A linear over packed rows: weight (rows, columns) or (rows, columns / 2) int8, weight_scale (rows,)."""
+    """A linear over packed rows: weight (rows, columns) or (rows, columns / 2) int8, weight_scale
+    (rows,).
+    """
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: bool, columns: int) -> None:
         super().__init__()
@@ -38,7 +42,9 @@ class OfficialLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, columns) → (…, rows)."""
-        y = F.linear(x, unpack(self.weight, self.columns).to(x.dtype)) * self.weight_scale.to(x.dtype)
+        y = F.linear(x, unpack(self.weight, self.columns).to(x.dtype)) * self.weight_scale.to(
+            x.dtype
+        )
         return y if self.bias is None else y + self.bias
 
 

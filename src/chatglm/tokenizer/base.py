@@ -25,7 +25,8 @@ codecs.register_error("chatglm-one-mark-a-byte", _one_mark_a_byte)
 class Tokenizer(ABC):
     """What all vocabularies of the family have in common.
 
-    generation: whose chat format `template` is. special: id of each special token; text never produces one.
+    generation: whose chat format `template` is. special: id of each special token; text never
+        produces one.
     prefix, suffix: ids that the official tokenizer object puts around a text when it is called.
     """
 
@@ -73,7 +74,9 @@ class Tokenizer(ABC):
         return spelled
 
     def wrap(self, ids: Sequence[int]) -> list[int]:
-        """Ids of a text as the official tokenizer object gives them when it is called: with its special ones around."""
+        """Ids of a text as the official tokenizer object gives them when it is called: with its
+        special ones around.
+        """
         return [*self.template.before_text, *ids, *self.template.after_text]
 
     @cached_property
@@ -90,7 +93,7 @@ class Tokenizer(ABC):
 
 
 class StreamDecoder:
-    """Ids in, text out: what is certain comes at once, half a character waits for its other half."""
+    """Ids in, text out: what is certain comes at once, half a character waits for the rest."""
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
         self.tokenizer = tokenizer

@@ -1,4 +1,6 @@
-"""Byte-level BPE: tokenizer.json, GPT-2's vocab.json and merges.txt, GLM-4's tiktoken rank file; and BERT's WordPiece."""
+"""Byte-level BPE: tokenizer.json, GPT-2's vocab.json and merges.txt, GLM-4's tiktoken rank file;
+and BERT's WordPiece.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     import tiktoken
     import tokenizers
 
-# Contractions, words with at most one mark before them, up to three digits, marks, line ends, blanks.
+# Contractions, words with at most one mark before them, up to three digits, marks, line ends,
+# blanks.
 GLM4_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -120,7 +123,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             ranks[base64.b64decode(word, validate=True)] = int(rank)
         except (ValueError, binascii.Error) as error:
             raise ValueError(
-                f"{path} line {number} is not 'base64 rank'; the file is damaged or of another kind, "
+                f"{path} line {number} is not 'base64 rank'; the file is damaged or of another "
+                "kind, "
                 "download it again"
             ) from error
     if len(set(ranks.values())) != len(ranks) or not ranks:
@@ -150,7 +154,8 @@ def read_gpt2(vocabulary: Path, merges: Path, special: dict[str, int]) -> JsonTo
         backend = Backend(models.BPE.from_file(str(vocabulary), str(merges)))
     except Exception as error:
         raise ValueError(
-            f"{vocabulary} and {merges.name} are not a BPE vocabulary ({error}); download them again"
+            f"{vocabulary} and {merges.name} are not a BPE vocabulary ({error}); download them "
+            "again"
         ) from error
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -1,4 +1,7 @@
-"""Texts that published chat formats put before tools; the models were trained on them to the letter."""
+# ruff: noqa: E501 -- the line ends are the format's own
+"""Texts that published chat formats put before tools; the models were trained on them to the
+letter.
+"""
 
 # "GhatGLM" is how the official code spells it.
 GLM4_SYSTEM = "你是一个名为 GhatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，你的任务是针对用户的问题和要求提供适当的答复和支持。"

@@ -34,8 +34,9 @@ _GLM4 = (
 def load_tokenizer(directory: str | os.PathLike[str], generation: str | None = None) -> Tokenizer:
     """The tokenizer whose published files lie in `directory`.
 
-    generation: one of GENERATIONS; None tells it from the files. ChatGLM2 and 3 share one vocabulary file: what says
-    which is tokenizer_config.json or config.json, and 3 where they are silent.
+    generation: one of GENERATIONS; None tells it from the files. ChatGLM2 and 3 share one
+        vocabulary file: what says which is tokenizer_config.json or config.json, and 3 where they
+        are silent.
     """
     folder = Path(directory)
     if not folder.is_dir():
@@ -54,7 +55,8 @@ def refuse_pointer(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(20).startswith(b"version https://git-"):
             raise ValueError(
-                f"{path} is a git-lfs pointer and not the file; run 'git lfs pull' or download it again"
+                f"{path} is a git-lfs pointer and not the file; run 'git lfs pull' or download it "
+                "again"
             )
 
 
@@ -90,7 +92,8 @@ def read_ice(path: Path, generation: str | None) -> Tokenizer:
     shift = config.get("num_image_tokens", 0)
     if not isinstance(shift, int) or not 0 <= shift <= 100_000:
         raise ValueError(
-            f"{path.parent / 'tokenizer_config.json'}: num_image_tokens must lie between 0 and 100000, "
+            f"{path.parent / 'tokenizer_config.json'}: num_image_tokens must lie between 0 and "
+            "100000, "
             f"got {shift!r}"
         )
     special = {name: i + shift for name, i in _CHATGLM.items()}
@@ -121,7 +124,7 @@ def read_sentencepiece(path: Path, generation: str | None) -> Tokenizer:
 
 
 def read_glm4(path: Path, generation: str | None) -> Tokenizer:
-    """GLM-4's rank file; its special ids come from tokenizer_config.json, or behind the last rank."""
+    """GLM-4's rank file; special ids from tokenizer_config.json, or behind the last rank."""
     from chatglm.tokenizer.bpe import RankTokenizer, read_ranks
 
     ranks = read_ranks(path)
@@ -145,7 +148,9 @@ def read_tokenizer_json(path: Path, generation: str | None) -> Tokenizer:
 
 
 def generation_of_json(config: Mapping[str, object], name: str) -> str:
-    """Which of the generations with a tokenizer.json this is, by config.json and tokenizer_config.json."""
+    """Which of the generations with a tokenizer.json this is, by config.json and
+    tokenizer_config.json.
+    """
     template = str(config.get("chat_template") or "")
     if config.get("chatglm_generation") == "nano":
         return "nano"

@@ -13,7 +13,9 @@ from chatglm.tokenizer.template import Segment, Template, special
 
 
 class RoleTemplate(Template):
-    """Role tokens, as in ChatGLM3 and GLM-4: role, metadata, line end, content; the next role ends a reply."""
+    """Role tokens, as in ChatGLM3 and GLM-4: role, metadata, line end, content; the next role ends
+    a reply.
+    """
 
     ends = ("<|endoftext|>", "<|user|>", "<|observation|>")
     reply_start = ""
@@ -77,8 +79,8 @@ class RoleTemplate(Template):
                 parts.append(self.tool_gap + GLM4_TOOLS[str(tool["type"])])
             else:
                 raise ValueError(
-                    f"tool {tool.get('type')!r} is not known to this format; it takes functions and "
-                    + ", ".join(GLM4_TOOLS)
+                    f"tool {tool.get('type')!r} is not known to this format; it takes functions "
+                    "and " + ", ".join(GLM4_TOOLS)
                 )
         return "".join(parts)
 
@@ -108,7 +110,9 @@ class RoleTemplate(Template):
 
 
 class NanoTemplate(RoleTemplate):
-    """The embedded model's: GLM-4's roles, and the line end behind the role belongs to the question."""
+    """The embedded model's: GLM-4's roles, and the line end behind the role belongs to the
+    question.
+    """
 
     reply_start = "\n"
 

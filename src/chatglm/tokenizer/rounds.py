@@ -1,4 +1,6 @@
-"""Formats without role tokens: GLM 2021's continuation, ChatGLM-6B's and ChatGLM2's rounds of question and answer."""
+"""Formats without role tokens: GLM 2021's continuation, ChatGLM-6B's and ChatGLM2's rounds of
+question and answer.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from chatglm.tokenizer.template import PrefixTemplate, Segment, Template, specia
 
 
 def rounds(messages: Sequence[Message]) -> list[tuple[str, str | None]]:
-    """Questions with their answers, for the formats that know nothing else; a system turn goes before the first."""
+    """Questions with their answers, for the formats that know nothing else; a system turn goes
+    before the first.
+    """
     pairs: list[tuple[str, str | None]] = []
     system = ""
     for message in messages:
@@ -101,7 +105,9 @@ class ChatGLMTemplate(PrefixTemplate):
         return self.tokenizer.encode_inside(text)
 
     def polish(self, text: str) -> str:
-        """Strip, name the time of training, and give Chinese its full-width marks, as the official code does."""
+        """Strip, name the time of training, and give Chinese its full-width marks, as the official
+        code does.
+        """
         text = text.strip().replace("[[训练时间]]", "2023年")
         return widen(text)
 

@@ -1,4 +1,6 @@
-"""SentencePiece vocabularies: ChatGLM-6B with its peculiarities, ChatGLM2 and 3, GLM 2021's Chinese one."""
+"""SentencePiece vocabularies: ChatGLM-6B with its peculiarities, ChatGLM2 and 3, GLM 2021's
+Chinese one.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 class SentencePieceTokenizer(Tokenizer):
     """A `.model` file of SentencePiece.
 
-    shift: added to every id of the file (ChatGLM-6B's first files had 20,000 image tokens in front).
+    shift: added to every id of the file (ChatGLM-6B's first files had 20,000 image tokens in
+        front).
     spells_layout: line ends, tabs and runs of blanks are pieces of their own (ChatGLM-6B).
     """
 
@@ -56,7 +59,7 @@ class SentencePieceTokenizer(Tokenizer):
         return [i + self.shift for i in self.backend.encode(text)]
 
     def encode_inside(self, text: str) -> list[int]:
-        """Ids of a text that follows other text: without the blank that SentencePiece puts first."""
+        """Ids of a text that follows other text: without the blank that is put first."""
         mark = "<n>" if self.spells_layout else "\n"
         start = [i + self.shift for i in self.backend.encode(mark)]
         body = spell_layout(text) if self.spells_layout else text

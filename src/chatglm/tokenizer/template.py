@@ -56,7 +56,9 @@ class Template(ABC):
     def segments(
         self, messages: Sequence[Message], *, thinking: bool | None, reply: bool
     ) -> Iterator[Segment]:
-        """The conversation in this format; `reply` asks for the next turn, else the last turn is closed."""
+        """The conversation in this format; `reply` asks for the next turn, else the last turn is
+        closed.
+        """
 
     @property
     def before_text(self) -> list[int]:
@@ -93,8 +95,9 @@ class Template(ABC):
     ) -> Rendered:
         """A conversation as ids and loss mask.
 
-        reply: end where the model is to answer; otherwise the conversation is whole, for training: loss is True on
-        what the model has to produce, its end token included. thinking: None is the model's default.
+        reply: end where the model is to answer; otherwise the conversation is whole, for training:
+            loss is True on what the model has to produce, its end token included. thinking: None
+            is the model's default.
         """
         tokens: list[int] = []
         loss: list[bool] = []
@@ -140,7 +143,9 @@ class Template(ABC):
         return self.as_prompt(self.tokenizer.wrap(self.tokenizer.encode(text)))
 
     def first_blank(self, text: str) -> tuple[int, int] | None:
-        """Where the first `[MASK]`, `[sMASK]` or `[gMASK]` stands in a text; None where there is none."""
+        """Where the first `[MASK]`, `[sMASK]` or `[gMASK]` stands in a text; None where there is
+        none.
+        """
         found = BLANK.search(text)
         return None if found is None else found.span()
 
@@ -196,7 +201,9 @@ def with_tools(messages: Sequence[Message], tools: Sequence[Tool] | None) -> lis
 
 
 class PrefixTemplate(Template):
-    """What the formats of prefix-LM generations share: the context ends before `<sop>`, the blank is its hole."""
+    """What the formats of prefix-LM generations share: the context ends before `<sop>`, the blank
+    is its hole.
+    """
 
     def as_prompt(self, tokens: Sequence[int]) -> Prompt:
         sop = self.tokenizer.special[self.sop]

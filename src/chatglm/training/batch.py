@@ -9,8 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """tokens, labels (B, T), labels −100 = no loss; positions (B, P, T); documents (B, T), which example a token
-    belongs to; prefix (B, T) bool, True for context that its whole example sees, or None where all is causal."""
+    """tokens, labels (B, T), labels −100 = no loss; positions (B, P, T); documents (B, T), which
+    example a token belongs to; prefix (B, T) bool, True for context that its whole example sees,
+    or None where all is causal.
+    """
 
     tokens: Tensor
     labels: Tensor

@@ -33,7 +33,8 @@ class SourceConfig:
 class OptimConfig:
     """Optimizer and schedule: warm-up, a constant rate, then a straight line down to 0.
 
-    kind: `muon` updates matrices by Muon (torch.optim.Muon) and the rest by AdamW; `adamw` all by AdamW.
+    kind: `muon` updates matrices by Muon (torch.optim.Muon) and the rest by AdamW; `adamw` all by
+        AdamW.
     lr: of matrices; `embedding_lr` of everything else (None: the same).
     """
 
@@ -54,8 +55,10 @@ class TrainConfig:
 
     tokenizer: directory of the tokenizer; it is saved beside the weights.
     model: a shape to start from nothing; or None, with `start`.
-    start: a checkpoint directory (weights only) or the `checkpoints/step-…` of another run (with its optimizer).
-    length: tokens in a row; batch_rows: rows in a step; micro_rows: rows that go through the network at once.
+    start: a checkpoint directory (weights only) or the `checkpoints/step-…` of another run (with
+        its optimizer).
+    length: tokens in a row; batch_rows: rows in a step; micro_rows: rows that go through the
+        network at once.
     word_vectors: a Word2Vec or fastText `.vec` file that starts the word embeddings.
     loss_chunk: tokens whose logits exist at once (0: all of the micro-batch).
     precision: of the matrix products; weights and optimizer are float32.

@@ -58,7 +58,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def plot_loss(directory: Path) -> Path | None:
-    """Draw train and validation loss over tokens into `loss.png`; None where matplotlib is missing."""
+    """Draw train and validation loss over tokens into `loss.png`; None where matplotlib is
+    missing.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -14,7 +14,9 @@ from chatglm.training.batch import Batch
 
 
 class Objective(Protocol):
-    """Summed loss and the number of targets it sums over; the trainer divides by the whole step's number."""
+    """Summed loss and the number of targets it sums over; the trainer divides by the whole step's
+    number.
+    """
 
     def __call__(self, model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss () in nats, with a gradient, and targets ()."""
@@ -24,7 +26,8 @@ class Objective(Protocol):
 def next_word_loss(model: Transformer, batch: Batch, *, chunk: int = 0) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of the labels (−100 = no loss) and their number, in one forward.
 
-    Serves causal, blank-infilling, masked and chat examples alike: they differ in labels, positions and mask.
+    Serves causal, blank-infilling, masked and chat examples alike: they differ in labels,
+    positions and mask.
     chunk: tokens whose logits exist at once; 0 for all.
     """
     mask = document_mask(batch.documents, batch.prefix)

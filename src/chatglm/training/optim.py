@@ -11,7 +11,9 @@ from chatglm.training.config import OptimConfig
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon is made for this parameter: a hidden matrix, not a table of embeddings or the head."""
+    """Whether Muon is made for this parameter: a hidden matrix, not a table of embeddings or the
+    head.
+    """
     return parameter.ndim == 2 and not name.startswith(("embedding.", "position.", "head."))
 
 
@@ -20,8 +22,8 @@ def make_optimizers(
 ) -> dict[str, torch.optim.Optimizer]:
     """The run's optimizers by name; together they own every trainable parameter once.
 
-    Muon (torch.optim.Muon) orthogonalizes the update of a matrix; its rate is scaled so that an update is as
-    large as AdamW's (arXiv:2502.16982, §2.2), and one `lr` serves both.
+    Muon (torch.optim.Muon) orthogonalizes the update of a matrix; its rate is scaled so that an
+    update is as large as AdamW's (arXiv:2502.16982, §2.2), and one `lr` serves both.
     """
     trainable = [(name, p) for name, p in named if p.requires_grad]
     matrices = [p for name, p in trainable if is_matrix(name, p)]
@@ -68,5 +70,7 @@ def set_rate(optimizers: dict[str, torch.optim.Optimizer], share: float) -> None
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale gradients so that their joint norm is at most `limit` (0: leave them); returns the norm before."""
+    """Scale gradients so that their joint norm is at most `limit` (0: leave them); returns the
+    norm before.
+    """
     return nn.utils.clip_grad_norm_(list(parameters), limit if limit > 0 else float("inf"))

@@ -1,4 +1,6 @@
-"""A trained network as a model directory in a public format: transformers' `glm`, which vLLM and llama.cpp read too."""
+"""A trained network as a model directory in a public format: transformers' `glm`, which vLLM and
+llama.cpp read too.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,23 @@ from chatglm.tokenizer import Tokenizer
 
 
 def glm_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, object]:
-    """config.json of transformers' GlmForCausalLM for a shape; a ValueError where that class has no place for it."""
+    """config.json of transformers' GlmForCausalLM for a shape; a ValueError where that class has
+    no place for it.
+    """
     plain = ModelConfig(
         **{
             name: getattr(config, name)
             for name in (
                 "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "ffn_size",
-                "vocab_size", "max_length", "norm_eps", "rope_theta", "rope_fraction", "bias", "tied",
+                "vocab_size", "max_length", "norm_eps", "rope_theta", "rope_fraction", "bias",
+                "tied",
             )
         }
     )  # fmt: skip
     if config != plain or config.bias == "all":
         raise ValueError(
-            "transformers' glm format has RMSNorm, SwiGLU, interleaved rotary positions and a causal context only; "
+            "transformers' glm format has RMSNorm, SwiGLU, interleaved rotary positions and a "
+            "causal context only; "
             "this shape stays in the run's checkpoints"
         )
     ends = sorted(tokenizer.end_ids)

@@ -1,4 +1,4 @@
-"""A recipe becomes a run: tokenizer, model, sources and trainer, and at the end a model directory."""
+"""A recipe becomes a run: tokenizer, model, sources, trainer; and then a model directory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ class PackedSource:
 
 
 def as_batch(rows: Rows, config: ModelConfig) -> Batch:
-    """Packed rows as tensors for a model: one position plane counts by itself, and a causal model has no prefix."""
+    """Packed rows as tensors for a model: one position plane counts by itself, and a causal model
+    has no prefix.
+    """
     tokens = torch.from_numpy(rows.tokens)
     documents = torch.from_numpy(rows.documents)
     if config.num_planes == 2:
@@ -150,7 +152,8 @@ def make_model(config: TrainConfig, tokenizer: Tokenizer) -> Transformer:
         shape = shape_of_run(Path(config.start))
     if shape.vocab_size < tokenizer.vocab_size:
         raise ValueError(
-            f"model.vocab_size is {shape.vocab_size} and the tokenizer has {tokenizer.vocab_size} words; raise it"
+            f"model.vocab_size is {shape.vocab_size} and the tokenizer has {tokenizer.vocab_size} "
+            "words; raise it"
         )
     model = Transformer(shape)
     initialize(model, seed=config.seed)
@@ -173,7 +176,9 @@ def shape_of_run(state: Path) -> ModelConfig:
 
 
 def train(config: TrainConfig) -> Path:
-    """Run a recipe to its end, resuming what is there; returns the directory of the finished model."""
+    """Run a recipe to its end, resuming what is there; returns the directory of the finished
+    model.
+    """
     directory = Path(config.output)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(config.tokenizer)
@@ -181,9 +186,7 @@ def train(config: TrainConfig) -> Path:
     shape = model.config
     record = {"recipe": as_table(config), "shape": as_table(shape)}
     write_text_safely(directory / "config.json", json.dumps(record, ensure_ascii=False, indent=1))
-    stream = make_stream(
-        config.sources, tokenizer, shape, length=config.length, seed=config.seed
-    )
+    stream = make_stream(config.sources, tokenizer, shape, length=config.length, seed=config.seed)
     validation = []
     if config.validation:
         kept = make_stream(
@@ -196,9 +199,7 @@ def train(config: TrainConfig) -> Path:
         )
         validation = [as_batch(kept.rows(config.validate_rows), shape)]
     objective = chunked(config.loss_chunk)
-    trainer = Trainer(
-        config, model, PackedSource(stream, shape), objective, validation=validation
-    )
+    trainer = Trainer(config, model, PackedSource(stream, shape), objective, validation=validation)
     if not trainer.resume() and config.start is not None:
         begin_from(Path(config.start), trainer)
     announce(config, trainer, stream)
@@ -220,8 +221,10 @@ def announce(config: TrainConfig, trainer: Trainer, stream: Stream) -> None:
     tokens = sum(origin.documents.num_tokens for origin in stream.origins)
     step_tokens = config.batch_rows * config.length
     print(
-        f"{count:,} trainable parameters; {tokens:,} tokens of data; steps {trainer.step} to {config.steps} "
-        f"of {step_tokens:,} tokens ({config.steps * step_tokens / max(tokens, 1):.2f} times through); "
+        f"{count:,} trainable parameters; {tokens:,} tokens of data; steps {trainer.step} to "
+        f"{config.steps} "
+        f"of {step_tokens:,} tokens ({config.steps * step_tokens / max(tokens, 1):.2f} times "
+        "through); "
         f"{config.optim.kind}, {config.precision}; writes to {config.output}",
         file=sys.stderr,
         flush=True,

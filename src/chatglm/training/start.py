@@ -14,10 +14,11 @@ SPREAD = 0.02
 
 @torch.no_grad()
 def initialize(model: Transformer, *, seed: int) -> None:
-    """Fill the weights: normal with deviation 0.02, norms 1, biases 0; a seed gives the same numbers everywhere.
+    """Fill the weights: normal with deviation 0.02, norms 1, biases 0; a seed gives the same
+    numbers everywhere.
 
-    What writes into the residual stream is divided by √(2L), so that the stream keeps its size with depth
-    (GPT-2, §2.3).
+    What writes into the residual stream is divided by √(2L), so that the stream keeps its size
+    with depth (GPT-2, §2.3).
     """
     generator = torch.Generator().manual_seed(seed)
     depth = math.sqrt(2 * model.config.num_layers)
@@ -30,7 +31,7 @@ def initialize(model: Transformer, *, seed: int) -> None:
     for name, parameter in model.named_parameters():
         if id(parameter) in norms:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-        elif name.endswith("bias") or name.endswith("correction"):
+        elif name.endswith(("bias", "correction")):
             parameter.zero_()
         else:
             writes = name.endswith(("out.weight", "down.weight"))

@@ -1,8 +1,9 @@
 """A run on disk: checkpoints that a kill at any moment cannot spoil.
 
-`checkpoints/step-000123/` holds `model.safetensors`, `optimizer.safetensors`, `state.json` and, written last,
-`manifest.json` with the size and SHA-256 of each. The directory is written under another name, flushed and
-renamed; `checkpoints/latest` is a text file with the newest name. No pickle anywhere.
+`checkpoints/step-000123/` holds `model.safetensors`, `optimizer.safetensors`, `state.json` and,
+written last, `manifest.json` with the size and SHA-256 of each. The directory is written under
+another name, flushed and renamed; `checkpoints/latest` is a text file with the newest name. No
+pickle anywhere.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def newest(directory: Path) -> Path | None:
-    """The newest checkpoint whose files have the sizes and hashes of its manifest; None: start anew."""
+    """The newest checkpoint whose files have the sizes and hashes of its manifest; None: start
+    anew.
+    """
     return next((path for path in reversed(checkpoints(directory)) if is_whole(path)), None)
 
 

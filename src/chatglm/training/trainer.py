@@ -26,7 +26,9 @@ from chatglm.training.state import load_state, newest, save_state
 
 
 class Source(Protocol):
-    """Where batches come from; its state is plain data, so that a resumed run reads on where it stopped."""
+    """Where batches come from; its state is plain data, so that a resumed run reads on where it
+    stopped.
+    """
 
     def next_batch(self, rows: int) -> Batch:
         """The next `rows` packed rows."""
@@ -79,7 +81,7 @@ class Trainer:
         self.num_tokens = 0
         self.num_seconds = 0.0
         self.stop_signal: int | None = None
-        self.loss: Objective = torch.compile(objective) if config.compiled else objective  # type: ignore[assignment]
+        self.loss: Objective = torch.compile(objective) if config.compiled else objective
 
     def resume(self) -> bool:
         """Continue from the newest whole checkpoint; False where there is none."""
@@ -149,8 +151,8 @@ class Trainer:
     def train_step(self) -> tuple[float, float, float]:
         """One update; returns the mean loss, the gradient's norm and the share of the peak rate.
 
-        The gradient is divided by the number of targets of the whole step, so that the loss does not depend on
-        how the batch is cut into micro-batches.
+        The gradient is divided by the number of targets of the whole step, so that the loss does
+        not depend on how the batch is cut into micro-batches.
         """
         config = self.config
         batch = self.source.next_batch(config.batch_rows)

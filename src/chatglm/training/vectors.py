@@ -15,9 +15,11 @@ from torch import nn
 def read_vectors(
     path: str | Path, words: Mapping[str, int] | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """Vectors by word from a Word2Vec or fastText text file (`.vec`): a line `count width`, then word and numbers.
+    """Vectors by word from a Word2Vec or fastText text file (`.vec`): a line `count width`, then
+    word and numbers.
 
-    words: keep these only; the file is read as a stream, so a large one costs no more memory than what is kept.
+    words: keep these only; the file is read as a stream, so a large one costs no more memory than
+        what is kept.
     """
     file = Path(path)
     if not file.is_file():
@@ -27,14 +29,16 @@ def read_vectors(
         header = lines.readline().split()
         if len(header) != 2 or not all(part.isdigit() for part in header):
             raise ValueError(
-                f"{file} line 1 must read 'count width', got {' '.join(header)[:60]!r}; is it a binary .bin?"
+                f"{file} line 1 must read 'count width', got {' '.join(header)[:60]!r}; is it a "
+                "binary .bin?"
             )
         width = int(header[1])
         for number, line in enumerate(lines, start=2):
             parts = line.rstrip().rsplit(" ", width)
             if len(parts) != width + 1:
                 raise ValueError(
-                    f"{file} line {number}: expected a word and {width} numbers, got {len(parts) - 1} numbers"
+                    f"{file} line {number}: expected a word and {width} numbers, got "
+                    f"{len(parts) - 1} numbers"
                 )
             if words is not None and parts[0] not in words:
                 continue
@@ -55,8 +59,8 @@ def start_embedding(
 ) -> int:
     """Write the vectors of known words into their rows; returns how many rows were set.
 
-    A width other than the embedding's goes through a fixed random projection, which keeps angles (Johnson and
-    Lindenstrauss); all set rows are scaled to the spread that the embedding had.
+    A width other than the embedding's goes through a fixed random projection, which keeps angles
+    (Johnson and Lindenstrauss); all set rows are scaled to the spread that the embedding had.
     """
     known = [word for word in vectors if word in words]
     if not known:
