@@ -39,13 +39,11 @@ def check_names(
         return
     parts = []
     if missing:
-        parts.append(f"lacks {len(missing)} tensors: {', '.join(missing[:8])}")
+        parts.append(f"lacks {len(missing)} tensors: {', '.join(missing)}")
     if unexpected:
         parts.append(
-            f"holds {len(unexpected)} that the config has no place for: {', '.join(unexpected[:8])}"
+            f"holds {len(unexpected)} that the config has no place for: {', '.join(unexpected)}"
         )
-    if len(missing) > 8 or len(unexpected) > 8:
-        parts.append("…")
     raise CheckpointError(
         f"{files.folder} {' and '.join(parts)}; config.json says {format}, does it belong to "
         "these weights?"
@@ -65,5 +63,5 @@ def check_shapes(files: TensorFiles, plan: Sequence[Entry], model: Transformer) 
             wrong.append(f"{entry.theirs[0]} is {told}, config.json gives {expected}")
     if wrong:
         raise CheckpointError(
-            f"{files.folder} has {len(wrong)} tensors of another shape: {'; '.join(wrong[:4])}"
+            f"{files.folder} has {len(wrong)} tensors of another shape: {'; '.join(wrong)}"
         )

@@ -20,6 +20,7 @@ from chatglm.checkpoint.load import (
 from chatglm.checkpoint.read import TensorFiles, read_json
 from chatglm.checkpoint.resolve import resolve
 from chatglm.config import ModelConfig
+from chatglm.quantization.linear import BLOCK, GROUP, bits_of
 
 SCALE_BYTES = 2
 
@@ -28,8 +29,8 @@ SCALE_BYTES = 2
 class Description:
     """A model as its directory describes it; sizes in bytes.
 
-    memory: the weights in bfloat16, int8 and int4; quantized rows have a 16-bit scale each, and
-        what is not a linear stays bfloat16.
+    memory: the weights in bfloat16, and as `quantize` makes them; what is not a linear stays
+        bfloat16.
     cache_per_token: keys and values of one token in bfloat16.
     """
 
@@ -82,12 +83,14 @@ def describe(
 
 
 def weight_bytes(model: nn.Module, bits: int) -> int:
-    """Memory of the weights with the layers' linears in `bits` bits; 16 is bfloat16."""
+    """Memory of the weights with their linears in `bits` bits; 16 is bfloat16."""
     total = 2 * sum(p.numel() for p in model.parameters())
     if bits == 16:
         return total
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name != "head":
+        if isinstance(module, nn.Linear):
             rows, columns = module.weight.shape
-            total -= rows * columns * 2 - rows * columns * bits // 8 - rows * SCALE_BYTES
+            kept = bits_of(name, f"int{bits}")
+            padded = -(-columns // BLOCK) * BLOCK
+            total += rows * (padded * kept // 8 + padded // GROUP[kept] * SCALE_BYTES - 2 * columns)
     return total

@@ -25,6 +25,7 @@ from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
+from chatglm.quantization.linear import KINDS, bits_of, quantized
 from chatglm.quantization.official import OfficialEmbedding, OfficialLinear
 from chatglm.tokenizer import Tokenizer, load_tokenizer
 
@@ -49,6 +50,7 @@ class Loaded:
     base: Path
     name_prefix: str = ""
     prefix: Tensor | None = None
+    quantize: str | None = None
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -62,13 +64,17 @@ def load(
     offline: bool | None = None,
     base: str | os.PathLike[str] | None = None,
     rope_ratio: RopeRatio | None = None,
+    quantize: str | None = None,
 ) -> Loaded:
     """The model at `source`: None (embedded), a directory, or a hub id.
 
     dtype: `auto` keeps the file's, but computes in float32 on a CPU where that fits easily. base:
         where the weights lie of which `source` holds a learned prefix only. rope_ratio: see
-        `read_published`.
+        `read_published`. quantize: `int8` or `int4` quantizes each linear as it is read, so that
+        the whole model never exists in more bits.
     """
+    if quantize is not None and quantize not in KINDS:
+        raise ValueError(f"quantize must be one of {', '.join(KINDS)} or None, got {quantize!r}")
     if dtype != "auto" and dtype not in _DTYPES:
         raise ValueError(f"dtype must be auto or one of {', '.join(_DTYPES)}, got {dtype!r}")
     folder = resolve(source, revision=revision, offline=offline)
@@ -88,7 +94,7 @@ def load(
     names = set(files)
     config, name_prefix = settle(published.config, published.format, names)
     check_size(files, config)
-    model, dtypes = fill(files, published.format, config, name_prefix, dtype, target)
+    model, dtypes = fill(files, published.format, config, name_prefix, dtype, target, quantize)
     prefix = learned_prefix(encoder, config).float().to(target) if encoder else None
     files.close()
     tokenizer = find_tokenizer(folder, home)
@@ -104,6 +110,7 @@ def load(
         base=home,
         name_prefix=name_prefix,
         prefix=prefix,
+        quantize=quantize,
         dtypes=dtypes,
         notes=published.notes,
     )
@@ -209,6 +216,7 @@ def fill(
     name_prefix: str,
     dtype: str,
     device: torch.device,
+    quantize: str | None,
 ) -> tuple[Transformer, dict[str, torch.dtype]]:
     """The network with the files' tensors in it, and the dtype that each had; the peak is one
     tensor more.
@@ -218,25 +226,36 @@ def fill(
     plan = [with_prefix(entry_of(format, name), name_prefix) for name in model.state_dict()]
     check_names(files, plan, format, config)
     check_shapes(files, plan, model)
-    wanted = choose_dtype(files, plan, dtype, device)
+    wanted = choose_dtype(files, plan, dtype, device, quantize)
+    linears = linears_of(model, files.folder) if quantize is not None else {}
     empty = model.state_dict()
     dtypes: dict[str, torch.dtype] = {}
     for entry in plan:
-        tensors = [files.read(name) for name in entry.theirs]
-        tensor = to_ours(entry.transform, tensors, config)
-        if empty[entry.ours].is_floating_point() and not tensor.is_floating_point():
+        read = [files.read(name) for name in entry.theirs]
+        dtypes[entry.ours] = read[0].dtype
+        if empty[entry.ours].is_floating_point() and not read[0].is_floating_point():
             raise CheckpointError(
-                f"{files.homes[entry.theirs[0]]}: {entry.theirs[0]} is {tensor.dtype}, expected "
+                f"{files.homes[entry.theirs[0]]}: {entry.theirs[0]} is {read[0].dtype}, expected "
                 "floating point; a quantized tensor needs its weight_scale beside it"
             )
-        dtypes[entry.ours] = tensor.dtype
-        keep = not tensor.is_floating_point() or entry.ours.endswith("router.correction")
-        kept = tensor.dtype if keep else wanted or tensor.dtype
-        tensor = tensor.to(device=device, dtype=kept)
-        if any(tensor.data_ptr() == t.data_ptr() for t in tensors):
-            tensor = tensor.clone()  # let go of the mapped file
-        place(model, entry.ours, tensor)
+        tensor = to_ours(entry.transform, read, config)
+        linear, _, part = entry.ours.rpartition(".")
+        if quantize is not None and part == "weight" and linear in linears:
+            bits = bits_of(linear, quantize)
+            new = quantized(tensor.to(device), bits, bias=linears[linear].bias is not None)
+            replace_module(model, linear, new)
+        else:
+            keep = not tensor.is_floating_point() or entry.ours.endswith("router.correction")
+            kept = tensor.dtype if keep else wanted or tensor.dtype
+            place(model, entry.ours, tensor.to(device=device, dtype=kept))
     return model, dtypes
+
+
+def linears_of(model: Transformer, folder: Path) -> dict[str, nn.Linear]:
+    """The linears by name; a ValueError where the files hold quantized ones already."""
+    if any(isinstance(module, OfficialLinear) for module in model.modules()):
+        raise ValueError(f"{folder} is quantized already; leave quantize out")
+    return {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
 def with_prefix(entry: Entry, prefix: str) -> Entry:
@@ -256,7 +275,11 @@ def place(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def choose_dtype(
-    files: TensorFiles, plan: Sequence[Entry], dtype: str, device: torch.device
+    files: TensorFiles,
+    plan: Sequence[Entry],
+    dtype: str,
+    device: torch.device,
+    quantize: str | None,
 ) -> torch.dtype | None:
     """The dtype of floating-point tensors; None keeps the files'."""
     if dtype != "auto":

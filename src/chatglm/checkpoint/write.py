@@ -28,6 +28,11 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
     moved in one step.
     """
     target = Path(directory)
+    if loaded.quantize is not None:
+        raise ValueError(
+            f"a model quantized to {loaded.quantize} while loading has no published format; load "
+            "it without quantize and save that"
+        )
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty; give a new directory")
     temporary = target.with_name(f".{target.name}.part")

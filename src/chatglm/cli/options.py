@@ -43,6 +43,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
     )
+    group.add_argument(
+        "--quantize",
+        choices=("int8", "int4"),
+        help=say("fewer bits per weight, made while loading", "加载时量化，省内存"),
+    )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument(
         "--offline", action="store_true", help=say("never touch the network", "不访问网络")
@@ -125,6 +130,7 @@ def load_model(arguments: argparse.Namespace) -> ChatGLM | RemoteChatGLM:
             device=arguments.device,
             revision=arguments.revision,
             offline=True if arguments.offline else None,
+            quantize=arguments.quantize,
         )
     except (ValueError, FileNotFoundError) as error:
         # A directory that is there and cannot be read is invalid input; one that is not there is a

@@ -69,12 +69,13 @@ class ChatGLM:
         device: str = "auto",
         revision: str | None = None,
         offline: bool | None = None,
+        quantize: str | None = None,
         max_num_seqs: int = 16,
     ) -> ChatGLM | RemoteChatGLM:
         """The model at `source`: None (the embedded one), a directory, a hub id, `openai/MODEL`.
 
         dtype: `auto` (as the file has it), `float32`, `bfloat16` or `float16`. device: `auto`,
-        `cpu`, `cuda`, ….
+        `cpu`, `cuda`, …. quantize: `int8` or `int4`, while loading.
         """
         if source is not None and str(source).startswith("openai/"):
             from chatglm.generation.remote import RemoteChatGLM
@@ -86,6 +87,7 @@ class ChatGLM:
             device=device,
             revision=revision,
             offline=offline,
+            quantize=quantize,
         )
         return ChatGLM(loaded, max_num_seqs=max_num_seqs)
 
