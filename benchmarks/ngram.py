@@ -100,8 +100,9 @@ def fit(
         longer = longer[stream[longer + length] != vocab_size]  # inside one document
         is_last = length == order or not len(longer)
         if not is_last:
-            pairs = numbers[longer].astype(np.int64) * base + stream[longer + length]
-            longer_keys, ranks, examples, longer_counts = rank(pairs)
+            longer_keys, ranks, examples, longer_counts = rank(
+                numbers[longer].astype(np.int64) * base + stream[longer + length]
+            )
             # Below the longest, a gram counts once for each different id before it; those that
             # begin a document have none before and keep their count.
             left = np.bincount(numbers[longer[examples] + 1], minlength=len(keys))
@@ -118,6 +119,7 @@ def fit(
             break
         numbers = np.full(len(stream), -1, np.int32)
         numbers[longer] = ranks
+        del ranks, examples, left
         beginnings, keys, counts = longer, longer_keys, longer_counts
     return NGramModel(vocab_size=vocab_size, grams=tuple(grams), floor=floor)
 
@@ -136,11 +138,12 @@ def rank(values: Ints) -> tuple[Ints, NDArray[np.int32], Ints, Ints]:
     """Different values in order, each value's number among them, a place of each, and counts."""
     order = np.argsort(values)
     ordered = values[order]
-    is_new = np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(values)]
+    del values
+    is_new = np.concatenate(([True], ordered[1:] != ordered[:-1]))
     firsts = np.flatnonzero(is_new)
-    ranks = np.empty(len(values), np.int32)
+    ranks = np.empty(len(order), np.int32)
     ranks[order] = np.cumsum(is_new, dtype=np.int32) - 1
-    return ordered[firsts], ranks, order[firsts], np.diff(firsts, append=len(values))
+    return ordered[firsts], ranks, order[firsts], np.diff(firsts, append=len(order))
 
 
 def discounted(contexts: Ints, counts: Ints) -> tuple[Floats, Floats]:
