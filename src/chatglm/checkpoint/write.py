@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
         if target.exists():
             target.rmdir()
         temporary.rename(target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
             f"{target} could not be written ({error}); nothing is left of it, free some space or "

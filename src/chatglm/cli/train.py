@@ -32,5 +32,8 @@ def run(args: argparse.Namespace) -> int:
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 128 + error.number
-    print(f"chatglm chat --model {directory}")
+    if (directory / "config.json").is_file():
+        print(f"chatglm chat --model {directory}")
+    else:
+        print(f"weights: {directory} (no public format has a place for this shape)")
     return 0

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,12 +18,11 @@ from chatglm.checkpoint.transforms import to_theirs
 from chatglm.config import ModelConfig
 from chatglm.model import Transformer
 from chatglm.tokenizer import Tokenizer
+from chatglm.training.state import flush
 
 
-def glm_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, object]:
-    """config.json of transformers' GlmForCausalLM for a shape; a ValueError where that class has
-    no place for it.
-    """
+def has_format(config: ModelConfig) -> bool:
+    """Whether transformers' GlmForCausalLM has a place for this shape."""
     plain = ModelConfig(
         **{
             name: getattr(config, name)
@@ -33,11 +33,15 @@ def glm_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, object]:
             )
         }
     )  # fmt: skip
-    if config != plain or config.bias == "all":
+    return config == plain and config.bias != "all"
+
+
+def glm_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, object]:
+    """config.json of transformers' GlmForCausalLM for a shape that it has a place for."""
+    if not has_format(config):
         raise ValueError(
             "transformers' glm format has RMSNorm, SwiGLU, interleaved rotary positions and a "
-            "causal context only; "
-            "this shape stays in the run's checkpoints"
+            "causal context only; this shape stays in the run's checkpoints"
         )
     ends = sorted(tokenizer.end_ids)
     return {
@@ -70,16 +74,39 @@ def glm_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, object]:
 
 
 def publish(model: Transformer, tokenizer: Tokenizer, directory: Path) -> Path:
-    """Write weights in bfloat16, config, tokenizer and generation defaults into `directory`."""
-    config = model.config
-    table = glm_config(config, tokenizer)
+    """Write weights in bfloat16, config, tokenizer and generation defaults into `directory`.
+
+    All is written beside it first and takes its place in one step, so that it is never half.
+    """
+    table = glm_config(model.config, tokenizer)
+    temporary = directory.with_name(f".{directory.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        write_files(model, tokenizer, table, temporary)
+        for path in (*temporary.iterdir(), temporary):
+            flush(path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(
+            f"{directory} could not be written ({error}); free some space and give the same "
+            "command again: the checkpoints are whole"
+        ) from error
+    shutil.rmtree(directory, ignore_errors=True)
+    temporary.rename(directory)
+    return directory
+
+
+def write_files(
+    model: Transformer, tokenizer: Tokenizer, table: dict[str, object], folder: Path
+) -> None:
+    """The files of a model directory."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         entry = entry_of("glm", name)
-        parts = to_theirs(entry.transform, tensor.detach().to(torch.bfloat16), config, name)
+        parts = to_theirs(entry.transform, tensor.detach().to(torch.bfloat16), model.config, name)
         tensors |= {t: part.clone() for t, part in zip(entry.theirs, parts, strict=True)}
-    directory.mkdir(parents=True)
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     generation = {
         "do_sample": True,
         "temperature": 0.7,
@@ -90,10 +117,9 @@ def publish(model: Transformer, tokenizer: Tokenizer, directory: Path) -> Path:
         "pad_token_id": table["pad_token_id"],
     }
     for name, data in (("config.json", table), ("generation_config.json", generation)):
-        (directory / name).write_text(json.dumps(data, ensure_ascii=False, indent=1), "utf-8")
+        (folder / name).write_text(json.dumps(data, ensure_ascii=False, indent=1), "utf-8")
     for file in tokenizer.files:
-        shutil.copyfile(file, directory / file.name)
+        shutil.copyfile(file, folder / file.name)
         beside = file.parent / "tokenizer_config.json"
         if beside.is_file():
-            shutil.copyfile(beside, directory / beside.name)
-    return directory
+            shutil.copyfile(beside, folder / beside.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -29,9 +28,9 @@ from chatglm.tokenizer import Tokenizer, load_tokenizer
 from chatglm.training.batch import Batch
 from chatglm.training.config import SourceConfig, TrainConfig, as_table
 from chatglm.training.objectives import chunked
-from chatglm.training.publish import publish
+from chatglm.training.publish import has_format, publish
 from chatglm.training.start import initialize
-from chatglm.training.state import load_state, write_text_safely
+from chatglm.training.state import load_state, newest, write_text_safely
 from chatglm.training.trainer import Trainer
 from chatglm.training.vectors import read_vectors, start_embedding
 
@@ -177,7 +176,7 @@ def shape_of_run(state: Path) -> ModelConfig:
 
 def train(config: TrainConfig) -> Path:
     """Run a recipe to its end, resuming what is there; returns the directory of the finished
-    model.
+    model, or of its last checkpoint where no public format has a place for its shape.
     """
     directory = Path(config.output)
     directory.mkdir(parents=True, exist_ok=True)
@@ -204,9 +203,11 @@ def train(config: TrainConfig) -> Path:
         begin_from(Path(config.start), trainer)
     announce(config, trainer, stream)
     trainer.run()
-    finished = directory / "model"
-    shutil.rmtree(finished, ignore_errors=True)
-    return publish(model, tokenizer, finished)
+    if has_format(shape):
+        return publish(model, tokenizer, directory / "model")
+    last = newest(directory)
+    assert last is not None
+    return last
 
 
 def begin_from(start: Path, trainer: Trainer) -> None:

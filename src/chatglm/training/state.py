@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -48,7 +49,7 @@ def save_state(
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         for file in temporary.iterdir():
             flush(file)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
             f"checkpoint {target} could not be written ({error}); free some space and resume: "
