@@ -131,9 +131,10 @@ class NaiveGLM:
             parts = []
             for head in range(heads):
                 group = head * groups // heads
-                scores = [queries[t][head] @ keys[s][group] / math.sqrt(width) for s in seen]
+                scores = [float(queries[t][head] @ keys[s][group]) / math.sqrt(width) for s in seen]
                 shares = softmax(scores)
-                parts.append(sum(p * values[s][group] for p, s in zip(shares, seen, strict=True)))
+                heard = [p * values[s][group] for p, s in zip(shares, seen, strict=True)]
+                parts.append(np.sum(heard, axis=0))
             read.append(self.linear(f"{name}.out", np.concatenate(parts)))
         return read
 
