@@ -24,6 +24,7 @@ COMMANDS = (
     "prepare",
     "train",
     "info",
+    "models",
     "doctor",
 )
 
@@ -100,4 +101,6 @@ def sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, ValueError | FileNotFoundError | TypeError | ConnectionError):
         return text or type(error).__name__
+    if isinstance(error, OSError) and error.errno is None:  # one of ours, with its remedy
+        return text
     return f"{type(error).__name__}: {text}; run again with --debug to see where"
