@@ -20,8 +20,9 @@ KINDS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 BLOCK = 64
 GROUP: dict[Bits, int] = {8: 64, 4: 32}
-# Weights that exist in float32 at once while quantizing or computing: 16 MiB.
-_CHUNK_ELEMENTS = 1 << 22
+# Weights that exist in float32 at once while quantizing or computing: 4 MiB, which also
+# stay in the cache between one operator and the next.
+_CHUNK_ELEMENTS = 1 << 20
 
 
 class QuantizedLinear(nn.Module):
