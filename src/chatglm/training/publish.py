@@ -92,8 +92,12 @@ def publish(model: Transformer, tokenizer: Tokenizer, directory: Path) -> Path:
             f"{directory} could not be written ({error}); free some space and give the same "
             "command again: the checkpoints are whole"
         ) from error
-    shutil.rmtree(directory, ignore_errors=True)
+    older = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(older, ignore_errors=True)
+    if directory.exists():
+        directory.rename(older)
     temporary.rename(directory)
+    shutil.rmtree(older, ignore_errors=True)
     return directory
 
 

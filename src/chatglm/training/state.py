@@ -56,13 +56,23 @@ def save_state(
             "the older checkpoints are whole"
         ) from error
     flush(temporary)
-    shutil.rmtree(target, ignore_errors=True)
+    discard(target)
     temporary.rename(target)
     flush(folder)
     write_text_safely(folder / "latest", name)
-    for old in checkpoints(directory)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = checkpoints(directory)[-keep:]
+    for path in (*folder.glob("step-*"), *folder.glob(".step-*.part")):
+        if path not in kept:
+            discard(path)
     return target
+
+
+def discard(checkpoint: Path) -> None:
+    """Delete a checkpoint, its manifest first, so that a kill on the way leaves nothing that looks
+    like one.
+    """
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def unique_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
