@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from chatglm.checkpoint.load import build
+from chatglm.checkpoint.fill import build
 from chatglm.checkpoint.names import entry_of
 from chatglm.presets import PRESETS
 

@@ -153,17 +153,21 @@ def test_saving_gives_the_same_bytes(shared: Path, tmp_path: Path, name: str) ->
     folder = shared / "oracles" / name
     loaded = load(folder)
     saved = save(loaded, tmp_path / "saved")
-    before, after = TensorFiles(loaded.base), TensorFiles(saved)
+    sources = [TensorFiles(place) for place in (loaded.base, folder)]
+    before = {name: files for files in sources for name in files}
+    after = TensorFiles(saved)
     assert set(before) == set(after)
-    for tensor in before:
-        old, new = before.read(tensor), after.read(tensor)
+    for tensor, files in before.items():
+        old, new = files.read(tensor), after.read(tensor)
         assert old.dtype == new.dtype
         assert torch.equal(old.contiguous().view(torch.uint8), new.contiguous().view(torch.uint8))
-    for path in loaded.base.iterdir():
+    for path in folder.iterdir():
         is_weights = path.suffix in (".safetensors", ".bin") or path.name.endswith("index.json")
         if not is_weights:
             assert (saved / path.name).read_bytes() == path.read_bytes()
     again = load(saved)
+    assert again.directory == again.base
+    assert (again.prefix is None) == (loaded.prefix is None)
     assert torch.equal(
         again.model.embedding.weight.view(-1), loaded.model.embedding.weight.view(-1)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatglm.checkpoint.load import build
+from chatglm.checkpoint.fill import build
 from chatglm.presets import PRESETS
 
 

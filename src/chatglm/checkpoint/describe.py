@@ -10,8 +10,8 @@ from torch import nn
 
 from chatglm.checkpoint.checks import check_size
 from chatglm.checkpoint.configs import Format, read_published
+from chatglm.checkpoint.fill import build
 from chatglm.checkpoint.load import (
-    build,
     find_base,
     find_tokenizer,
     generation_of,

@@ -5,34 +5,29 @@ accounted for.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
+from chatglm.adapters.lora import LoraEmbedding, merge
+from chatglm.adapters.peft import is_adapter, read_adapter
 from chatglm.adapters.prefix import learned_prefix
-from chatglm.checkpoint.checks import check_names, check_shapes, check_size
+from chatglm.checkpoint.adapter import apply, base_of
+from chatglm.checkpoint.checks import check_size
 from chatglm.checkpoint.configs import Defaults, Format, Layout, RopeRatio, read_published
-from chatglm.checkpoint.names import Entry, entry_of
+from chatglm.checkpoint.fill import DTYPES, fill
 from chatglm.checkpoint.read import TensorFiles, read_json
 from chatglm.checkpoint.resolve import nearby_base, resolve
-from chatglm.checkpoint.transforms import to_ours
 from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
-from chatglm.model.surgery import replace_module
-from chatglm.quantization.linear import KINDS, bits_of, quantized
-from chatglm.quantization.official import OfficialEmbedding, OfficialLinear
+from chatglm.quantization.linear import KINDS
 from chatglm.tokenizer import Tokenizer, load_tokenizer
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# On a CPU, `auto` computes in float32 what needs no more than this share of the memory there is.
-_SMALL_SHARE = 0.2
 
 
 @dataclass(kw_only=True)
@@ -51,6 +46,7 @@ class Loaded:
     name_prefix: str = ""
     prefix: Tensor | None = None
     quantize: str | None = None
+    adapter: Path | None = None
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -63,21 +59,66 @@ def load(
     revision: str | None = None,
     offline: bool | None = None,
     base: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     rope_ratio: RopeRatio | None = None,
     quantize: str | None = None,
 ) -> Loaded:
     """The model at `source`: None (embedded), a directory, or a hub id.
 
     dtype: `auto` keeps the file's, but computes in float32 on a CPU where that fits easily. base:
-        where the weights lie of which `source` holds a learned prefix only. rope_ratio: see
+        where the weights lie of which `source` holds an adapter or a learned prefix only. adapter:
+        a LoRA adapter in PEFT's format to put on the model at `source`. rope_ratio: see
         `read_published`. quantize: `int8` or `int4` quantizes each linear as it is read, so that
         the whole model never exists in more bits.
     """
     if quantize is not None and quantize not in KINDS:
         raise ValueError(f"quantize must be one of {', '.join(KINDS)} or None, got {quantize!r}")
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise ValueError(f"dtype must be auto or one of {', '.join(_DTYPES)}, got {dtype!r}")
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
     folder = resolve(source, revision=revision, offline=offline)
+    put_on = None
+    if adapter is not None:
+        put_on = read_adapter(resolve(adapter, offline=offline))
+    elif is_adapter(folder) and not (folder / "config.json").is_file():
+        put_on = read_adapter(folder)
+        folder = base_of(put_on, base, offline=offline)
+    loaded = load_weights(
+        folder, dtype=dtype, device=device, base=base, rope_ratio=rope_ratio, quantize=quantize
+    )
+    if put_on is not None:
+        apply(put_on, loaded.model, loaded.format, loaded.config)
+        loaded.model.eval()
+        loaded.adapter = loaded.directory = put_on.folder
+    return loaded
+
+
+def merge_adapter(loaded: Loaded) -> None:
+    """Make the adapter part of the weights, so that the model is saved whole, in its base's format.
+
+    A ValueError where there is no adapter, the base is quantized, or the adapter changes word
+    embeddings that are the output head as well.
+    """
+    if loaded.adapter is None:
+        raise ValueError(f"{loaded.directory} was loaded without an adapter; nothing to merge")
+    if loaded.config.tied and isinstance(loaded.model.embedding, LoraEmbedding):
+        raise ValueError(
+            f"{loaded.adapter} changes the word embeddings and not the head, and in the base they "
+            "are tied; use the adapter as it is"
+        )
+    merge(loaded.model)
+    loaded.adapter, loaded.directory = None, loaded.base
+
+
+def load_weights(
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    base: str | os.PathLike[str] | None,
+    rope_ratio: RopeRatio | None,
+    quantize: str | None,
+) -> Loaded:
+    """The model of a directory, with a learned prefix where it has one."""
     table = read_json(folder / "config.json", required=True)
     published = read_published(
         table, read_json(folder / "generation_config.json"), rope_ratio=rope_ratio
@@ -176,158 +217,6 @@ def prefix_tensors(files: TensorFiles) -> dict[str, Tensor]:
         for name in files
         if name.startswith((mark, f"transformer.{mark}"))
     }
-
-
-class Uninitialized(TorchFunctionMode):
-    """Leaves `torch.nn.init` out: on `meta` there is nothing to fill, and it imports
-    for a second.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        """What `func` gives; the tensor as it is where `func` would initialize it."""
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs.get("tensor", args[0] if args else None)
-        return func(*args, **kwargs)
-
-
-def build(config: ModelConfig) -> Transformer:
-    """The network on `meta`: shapes and no numbers."""
-    try:
-        with torch.device("meta"), Uninitialized():
-            return Transformer(config)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"config.json asks for a tensor larger than any memory: hidden_size "
-            f"{config.hidden_size}, ffn_size {config.ffn_size}, head_dim {config.head_dim}"
-        ) from error
-
-
-def fill(
-    files: TensorFiles,
-    format: Format,
-    config: ModelConfig,
-    name_prefix: str,
-    dtype: str,
-    device: torch.device,
-    quantize: str | None,
-) -> tuple[Transformer, dict[str, torch.dtype]]:
-    """The network with the files' tensors in it, and the dtype that each had; the peak is one
-    tensor more.
-    """
-    model = build(config)
-    quantize_in_place(model, files, format, config, name_prefix)
-    plan = [with_prefix(entry_of(format, name), name_prefix) for name in model.state_dict()]
-    check_names(files, plan, format, config)
-    check_shapes(files, plan, model)
-    wanted = choose_dtype(files, plan, dtype, device, quantize)
-    linears = linears_of(model, files.folder) if quantize is not None else {}
-    empty = model.state_dict()
-    dtypes: dict[str, torch.dtype] = {}
-    for entry in plan:
-        read = [files.read(name) for name in entry.theirs]
-        dtypes[entry.ours] = read[0].dtype
-        if empty[entry.ours].is_floating_point() and not read[0].is_floating_point():
-            raise CheckpointError(
-                f"{files.homes[entry.theirs[0]]}: {entry.theirs[0]} is {read[0].dtype}, expected "
-                "floating point; a quantized tensor needs its weight_scale beside it"
-            )
-        tensor = to_ours(entry.transform, read, config)
-        linear, _, part = entry.ours.rpartition(".")
-        if quantize is not None and part == "weight" and linear in linears:
-            bits = bits_of(linear, quantize)
-            new = quantized(tensor.to(device), bits, bias=linears[linear].bias is not None)
-            replace_module(model, linear, new)
-        else:
-            keep = not tensor.is_floating_point() or entry.ours.endswith("router.correction")
-            kept = tensor.dtype if keep else wanted or tensor.dtype
-            place(model, entry.ours, tensor.to(device=device, dtype=kept))
-    return model, dtypes
-
-
-def linears_of(model: Transformer, folder: Path) -> dict[str, nn.Linear]:
-    """The linears by name; a ValueError where the files hold quantized ones already."""
-    if any(isinstance(module, OfficialLinear) for module in model.modules()):
-        raise ValueError(f"{folder} is quantized already; leave quantize out")
-    return {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear)}
-
-
-def with_prefix(entry: Entry, prefix: str) -> Entry:
-    """The entry with what stands before every name of the file."""
-    return replace(entry, theirs=tuple(prefix + name for name in entry.theirs)) if prefix else entry
-
-
-def place(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a tensor where a parameter or buffer of that name is."""
-    parent, _, leaf = name.rpartition(".")
-    module = model.get_submodule(parent)
-    if leaf in module._buffers:
-        module._buffers[leaf] = tensor
-    else:
-        trains = tensor.is_floating_point() and leaf != "correction"
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=trains)
-
-
-def choose_dtype(
-    files: TensorFiles,
-    plan: Sequence[Entry],
-    dtype: str,
-    device: torch.device,
-    quantize: str | None,
-) -> torch.dtype | None:
-    """The dtype of floating-point tensors; None keeps the files'."""
-    if dtype != "auto":
-        return _DTYPES[dtype]
-    if device.type != "cpu":
-        return None
-    count = sum(size_of(files.shape(name)) for entry in plan for name in entry.theirs)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return torch.float32 if 4 * count <= _SMALL_SHARE * memory else None
-
-
-def size_of(shape: tuple[int, ...]) -> int:
-    """Number of elements of a shape."""
-    count = 1
-    for side in shape:
-        count *= side
-    return count
-
-
-def quantize_in_place(
-    model: Transformer, files: TensorFiles, format: Format, config: ModelConfig, name_prefix: str
-) -> None:
-    """Where the files hold a `weight_scale`, put ChatGLM's own quantized module."""
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, nn.Linear | nn.Embedding):
-            continue
-        entry = with_prefix(entry_of(format, f"{name}.weight"), name_prefix)
-        scale = entry.theirs[0].removesuffix("weight") + "weight_scale"
-        if scale not in files or entry.theirs[0] not in files:
-            continue
-        rows, columns = module.weight.shape
-        packed = files.shape(entry.theirs[0])
-        if len(packed) != 2 or packed[0] != rows or packed[1] not in (columns, columns // 2):
-            raise CheckpointError(
-                f"{entry.theirs[0]} has the shape {packed}; quantized rows for ({rows}, "
-                f"{columns}) have "
-                f"{columns} or {columns // 2} bytes"
-            )
-        with torch.device("meta"):
-            weight = torch.empty(packed, dtype=torch.int8)
-            scales = torch.empty(rows)
-            replace_module(
-                model,
-                name,
-                OfficialEmbedding(weight, scales, columns, torch.float32)
-                if isinstance(module, nn.Embedding)
-                else OfficialLinear(weight, scales, module.bias is not None, columns),
-            )
 
 
 def find_tokenizer(folder: Path, home: Path) -> Tokenizer | None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from chatglm.checkpoint.load import Loaded, with_prefix
+from chatglm.checkpoint.fill import with_prefix
+from chatglm.checkpoint.load import Loaded
 from chatglm.checkpoint.names import entry_of
 from chatglm.checkpoint.read import INDEX, WHOLE, TensorFiles
 from chatglm.checkpoint.transforms import to_theirs
@@ -25,11 +27,13 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
     """Write the model to `directory`, which must not hold another one; returns it.
 
     Tensors go back into the file's own names, layout, dtypes and shards; weights are written as
-    safetensors, also where they came as .bin. Everything is written beside the directory first and
-    moved in one step.
+    safetensors, also where they came as .bin. An adapter is copied as it is; a learned prefix that
+    lay apart from its base is written into one directory with it. Everything is written beside the
+    directory first and moved in one step.
     """
     target = Path(directory)
-    if loaded.quantize is not None:
+    is_adapter = loaded.adapter is not None
+    if loaded.quantize is not None and not is_adapter:
         raise ValueError(
             f"a model quantized to {loaded.quantize} while loading has no published format; load "
             "it without quantize and save that"
@@ -40,9 +44,12 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        copy_others(loaded.base, temporary)
-        write_shards(loaded, temporary)
-        for path in temporary.iterdir():
+        if not is_adapter:
+            copy_files(loaded.base, temporary, weights=False)
+            write_shards(loaded, temporary)
+        if loaded.directory != loaded.base:
+            copy_files(loaded.directory, temporary, weights=is_adapter)
+        for path in temporary.rglob("*"):
             flush(path)
         if target.exists():
             target.rmdir()
@@ -56,11 +63,16 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
     return target
 
 
-def copy_others(source: Path, target: Path) -> None:
-    """Copy every file that is not weights."""
+def copy_files(source: Path, target: Path, *, weights: bool) -> None:
+    """Copy what a model directory holds, folders too, and the weights on request; links to folders
+    are left out, since they may lead anywhere.
+    """
     for path in source.iterdir():
         is_weights = path.suffix in (".safetensors", ".bin") or path.name in INDEX
-        if path.is_file() and not is_weights:
+        if path.is_dir() and not path.is_symlink():
+            (target / path.name).mkdir(exist_ok=True)
+            copy_files(path, target / path.name, weights=True)
+        elif path.is_file() and (weights or not is_weights):
             shutil.copyfile(path, target / path.name)
 
 
@@ -70,7 +82,11 @@ def write_shards(loaded: Loaded, target: Path) -> None:
     shards: dict[str, list[str]] = {}
     for name, home in files.homes.items():
         shards.setdefault(home.name, []).append(name)
-    ours = dict(their_tensors(loaded))
+    ours: dict[str, Callable[[], Tensor]] = dict(their_tensors(loaded))
+    if loaded.directory != loaded.base:  # a learned prefix goes into the last shard
+        learned = TensorFiles(loaded.directory)
+        ours |= {name: partial(learned.read, name) for name in learned}
+        list(shards.values())[-1].extend(name for name in learned if name not in files)
     weight_map: dict[str, str] = {}
     total = 0
     for file, names in shards.items():
@@ -79,12 +95,11 @@ def write_shards(loaded: Loaded, target: Path) -> None:
         tensors = {}
         for name in names:
             # What is not part of the network (frequencies, further layers) is copied as it is.
-            read = ours.get(name)
-            tensors[name] = (files.read(name) if read is None else read()).contiguous()
+            read = ours.get(name, partial(files.read, name))
+            tensors[name] = read().contiguous()
             total += tensors[name].nbytes
         save_file(tensors, target / new, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, new)
-    files.close()
     if len(shards) > 1 or not set(shards) <= set(WHOLE):
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (target / INDEX[0]).write_text(json.dumps(index, indent=2), "utf-8")

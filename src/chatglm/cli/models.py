@@ -25,7 +25,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
     from chatglm.checkpoint.describe import weight_bytes
-    from chatglm.checkpoint.load import build
+    from chatglm.checkpoint.fill import build
     from chatglm.presets import PRESETS
 
     parameters, memory = {}, {}

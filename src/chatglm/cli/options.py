@@ -48,6 +48,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         choices=("int8", "int4"),
         help=say("fewer bits per weight, made while loading", "加载时量化，省内存"),
     )
+    group.add_argument(
+        "--adapter",
+        metavar="DIRECTORY",
+        help=say("a LoRA adapter in PEFT's format", "PEFT 格式的 LoRA 适配器"),
+    )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument(
         "--offline", action="store_true", help=say("never touch the network", "不访问网络")
@@ -131,6 +136,7 @@ def load_model(arguments: argparse.Namespace) -> ChatGLM | RemoteChatGLM:
             revision=arguments.revision,
             offline=True if arguments.offline else None,
             quantize=arguments.quantize,
+            adapter=arguments.adapter,
         )
     except (ValueError, FileNotFoundError) as error:
         # A directory that is there and cannot be read is invalid input; one that is not there is a

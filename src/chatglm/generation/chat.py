@@ -70,12 +70,16 @@ class ChatGLM:
         revision: str | None = None,
         offline: bool | None = None,
         quantize: str | None = None,
+        adapter: str | os.PathLike[str] | None = None,
+        base: str | os.PathLike[str] | None = None,
         max_num_seqs: int = 16,
     ) -> ChatGLM | RemoteChatGLM:
         """The model at `source`: None (the embedded one), a directory, a hub id, `openai/MODEL`.
 
         dtype: `auto` (as the file has it), `float32`, `bfloat16` or `float16`. device: `auto`,
-        `cpu`, `cuda`, …. quantize: `int8` or `int4`, while loading.
+        `cpu`, `cuda`, …. quantize: `int8` or `int4`, while loading. adapter:
+            a LoRA adapter in PEFT's format; `source` may be one too, and names its base itself
+            unless `base` is given.
         """
         if source is not None and str(source).startswith("openai/"):
             from chatglm.generation.remote import RemoteChatGLM
@@ -88,12 +92,18 @@ class ChatGLM:
             revision=revision,
             offline=offline,
             quantize=quantize,
+            adapter=adapter,
+            base=base,
         )
         return ChatGLM(loaded, max_num_seqs=max_num_seqs)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> Path:
         """Write the checkpoint in the format it was read from; same tensors, same bytes."""
         return checkpoint.save(self.loaded, directory)
+
+    def merge_adapter(self) -> None:
+        """Make the adapter part of the weights; the replies stay, and the model is saved whole."""
+        checkpoint.merge_adapter(self.loaded)
 
     @property
     def transformer(self) -> Transformer:
