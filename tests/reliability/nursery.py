@@ -50,20 +50,33 @@ class Nursery:
 
     def ends_before(self, seconds: float, *arguments: object) -> bool:
         """Whether a child ends by itself within so many seconds; otherwise it is killed."""
+        child = self.start(*arguments)
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)  # it is not reaped before `status`, so the id is its own
+        return self.status() == 0
+
+    def run(self, *arguments: object) -> None:
+        """Let a child come to its end."""
+        self.start(*arguments)
+        assert self.status() == 0
+
+    def start(self, *arguments: object) -> int:
+        """The id of a new child."""
+        return self.ask(json.dumps(arguments))
+
+    def status(self) -> int:
+        """How the child ended: 0, or −9 where it was killed; an error of its own fails here."""
+        status = self.ask("")
+        assert status in (0, -signal.SIGKILL), f"the child failed with {status}"
+        return status
+
+    def ask(self, line: str) -> int:
+        """The nursery's answer to a line."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(arguments) + "\n")
+        self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-        child = int(self.process.stdout.readline())
-        time.sleep(seconds)
-        os.kill(
-            child, signal.SIGKILL
-        )  # it is not reaped before the next line, so the id is its own
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        status = int(self.process.stdout.readline())
-        assert status in (0, -signal.SIGKILL), f"the child failed with {status}"
-        return status == 0
+        return int(self.process.stdout.readline())
 
 
 def serve(task: str) -> None:
@@ -82,7 +95,7 @@ def serve(task: str) -> None:
                 os._exit(1)
             os._exit(0)
         print(child, flush=True)
-        sys.stdin.readline()  # the parent has killed it
+        sys.stdin.readline()  # asks how it ended
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 

@@ -7,8 +7,11 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+# What the work imports on its way, once for all children.
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401
 import torch
-import torch._dynamo  # optimizers ask for it, which takes a second: here, once for all children
+import torch._dynamo
 
 from chatglm import checkpoint
 from chatglm.config import ModelConfig

@@ -1,11 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -116,54 +111,6 @@ def test_resume_continues_bit_for_bit_where_a_run_was_stopped(tmp_path: Path) ->
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
-CHILD = """
-import sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
-from test_trainer import make_trainer
-trainer = make_trainer(Path({output!r}), steps=400)
-trainer.resume()
-print("ready", flush=True)
-trainer.run()
-"""
-
-
-def kill_at_random_moments(tmp_path: Path, *, kills: int) -> None:
-    """R9: runs that are killed again and again end with the weights of one that was not."""
-    generator = torch.Generator().manual_seed(7)
-    torch.set_num_threads(1)
-    make_trainer(tmp_path / "whole", steps=400).run()
-    code = CHILD.format(tests=str(Path(__file__).parent), output=str(tmp_path / "cut"))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    for _ in range(kills):
-        child = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(float(torch.rand(1, generator=generator)) * 0.6)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-        for checkpoint in checkpoints(tmp_path / "cut"):
-            load_file(checkpoint / "model.safetensors")
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
-    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
-
-
-def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> None:
-    kill_at_random_moments(tmp_path, kills=4)
-
-
-@pytest.mark.whole
-def test_a_run_killed_200_times_ends_with_the_same_weights(tmp_path: Path) -> None:
-    kill_at_random_moments(tmp_path, kills=200)
-
-
 def test_a_checkpoint_with_a_damaged_file_is_passed_over(tmp_path: Path) -> None:
     make_trainer(tmp_path, steps=3).run()
     last = checkpoints(tmp_path)[-1]
@@ -186,23 +133,3 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_batch(tmp_path:
     with pytest.raises(TrainingDiverged, match="not a number at step 1"):
         trainer.train_step()
     assert load_file(tmp_path / "diverged-000000.safetensors")["tokens"].shape == (8, 16)
-
-
-def test_a_full_disk_leaves_the_older_checkpoints_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.train_step()
-    trainer.save()
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("chatglm.training.state.save_file", full)
-    trainer.train_step()
-    with pytest.raises(OSError, match="free some space and resume"):
-        trainer.save()
-    found = newest(tmp_path)
-    assert found is not None
-    assert found.name == "step-000001"
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir() if "part" in p.name] == []
