@@ -49,7 +49,9 @@ def find_files(paths: list[str]) -> list[Path]:
                 )
             found.append(path)
         else:
-            raise FileNotFoundError(f"no file or directory {path}")
+            raise FileNotFoundError(
+                f"no file or directory {path}; give text or conversations, e.g. corpus.jsonl"
+            )
     return found
 
 

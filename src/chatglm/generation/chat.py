@@ -226,6 +226,11 @@ class ChatGLM:
         rows = []
         for text in [texts] if isinstance(texts, str) else texts:
             prompt = self.continuation(text)
+            if len(prompt.tokens) > self.config.max_length:
+                raise ValueError(
+                    f"the text has {len(prompt.tokens)} tokens and the model's context holds "
+                    f"{self.config.max_length}; embed it in parts"
+                )
             hidden = self.hidden(prompt)
             rows.append(torch.nn.functional.normalize(hidden[0].float().mean(0), dim=0))
         if not rows:
