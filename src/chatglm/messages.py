@@ -50,15 +50,14 @@ class Message:
                 f"role must be one of {', '.join(ROLES)}, developer or tool, got "
                 f"{data.get('role')!r}"
             )
-        calls = data.get("tool_calls") or ()
         reasoning = data.get("reasoning_content", data.get("reasoning"))
         return Message(
             role=cast(Role, role),
             content=text_of(data.get("content")),
             reasoning=None if reasoning is None else str(reasoning),
-            tool_calls=tuple(read_call(call) for call in cast(Sequence[object], calls)),
+            tool_calls=tuple(read_call(call) for call in items_of(data, "tool_calls")),
             metadata=str(data.get("metadata") or ""),
-            tools=tuple(cast(Sequence[Tool], data.get("tools") or ())),
+            tools=tuple(read_tool(tool) for tool in items_of(data, "tools")),
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -103,6 +102,21 @@ def text_of(content: object) -> str:
                 raise ValueError(f"content parts must be text, got {kind!r}")
         return "".join(parts)
     return json.dumps(content, ensure_ascii=False)
+
+
+def items_of(data: Mapping[str, object], key: str) -> Sequence[object]:
+    """The list under a key; empty where there is none."""
+    items = data.get(key) or ()
+    if not isinstance(items, list | tuple):
+        raise ValueError(f"{key} must be a list, got {type(items).__name__}")
+    return items
+
+
+def read_tool(data: object) -> Tool:
+    """What a tool is told as: an object, kept as it is."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a tool must be an object, got {type(data).__name__}")
+    return data
 
 
 def read_call(data: object) -> ToolCall:
