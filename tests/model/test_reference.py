@@ -100,6 +100,8 @@ def make_model(config: ModelConfig) -> Transformer:
             parameter.normal_(0.0, 0.4, generator=generator)
             if "norm" in name and name.endswith("weight"):
                 parameter.add_(1.0)
+            if name.endswith("correction"):  # below 0, closed groups (0) would tie with each other
+                parameter.abs_()
     return model
 
 

@@ -48,7 +48,9 @@ def compare_replies(model: ChatGLM, *, count: int, seed: int) -> None:
     """Sampled replies of a model, in pieces and whole, with and without stop strings."""
     chance = random.Random(seed)
     for _ in range(count):
-        prompt = "".join(chance.choices("今天天气很好你是我程序员abc \n", k=chance.randint(1, 20)))
+        prompt = "问" + "".join(
+            chance.choices("今天天气很好你是我程序员abc \n", k=chance.randint(1, 20))
+        )
         number = chance.randrange(2**31)
 
         def ask(stops: list[str], text: str = prompt, seed: int = number) -> tuple[str, str]:
