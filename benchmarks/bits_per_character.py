@@ -130,7 +130,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in names:
         model, words = open_model(name)
         tokenizer = tokenizer or words
-        columns[name] = measure(texts, words, transformer_scorer(model, window=args.window), name)
+        short = Path(name).name
+        columns[name if short in columns else short] = measure(
+            texts, words, transformer_scorer(model, window=args.window), name
+        )
     if args.ngram is not None:
         assert tokenizer is not None
         counted = fit_prepared(

@@ -1,0 +1,77 @@
+"""A recipe from its file to a model on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatglm import checkpoint
+from chatglm.data.prepare import prepare
+from chatglm.tokenizer import load_tokenizer
+from chatglm.training.config import read_recipe
+from chatglm.training.run import train
+from chatglm.training.state import newest
+
+RECIPE = """
+output = "{output}"
+tokenizer = "{toy}"
+steps = 3
+length = 32
+batch_rows = 2
+micro_rows = 2
+precision = "float32"
+save_steps = 3
+threads = 1
+sources = [{{ path = "{data}" }}]
+[model]
+num_layers = 1
+hidden_size = 16
+num_heads = 2
+num_kv_heads = 1
+head_dim = 8
+ffn_size = 24
+vocab_size = {words}
+max_length = 64
+bias = "none"
+tied = true
+"""
+
+
+@pytest.fixture
+def recipe(toy: Path, tmp_path: Path) -> Path:
+    """A run of three steps over one small text."""
+    tokenizer = load_tokenizer(toy)
+    (tmp_path / "corpus.txt").write_text("今天天气很好，适合出门。\n" * 20, "utf-8")
+    data = tmp_path / "data"
+    prepare([str(tmp_path / "corpus.txt")], tokenizer, data, validation_fraction=0)
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        RECIPE.format(output=tmp_path / "run", toy=toy, data=data, words=tokenizer.vocab_size)
+    )
+    return path
+
+
+def test_a_finished_run_is_a_model_that_loads(recipe: Path, tmp_path: Path) -> None:
+    directory = train(read_recipe(recipe))
+    assert directory == tmp_path / "run" / "model"
+    loaded = checkpoint.load(directory, dtype="float32")
+    assert loaded.tokenizer is not None
+    with torch.inference_mode():
+        logits = loaded.model.logits(loaded.model(torch.tensor([[1, 2, 3]])))
+    assert logits.isfinite().all()
+
+
+def test_a_finished_run_that_is_asked_again_gives_the_same_model(recipe: Path) -> None:
+    first = (train(read_recipe(recipe)) / "model.safetensors").read_bytes()
+    assert (train(read_recipe(recipe)) / "model.safetensors").read_bytes() == first
+
+
+@pytest.mark.parametrize("override", ["position=learned", "norm=layernorm", "mlp=gelu", "bias=all"])
+def test_a_shape_without_a_public_format_ends_as_its_checkpoint(
+    recipe: Path, tmp_path: Path, override: str
+) -> None:
+    directory = train(read_recipe(recipe, [f"model.{override}"]))
+    assert directory == newest(tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
