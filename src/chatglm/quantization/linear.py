@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chatglm.quantization import native
+
 Bits = Literal[8, 4]
 KINDS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
@@ -47,7 +49,14 @@ class QuantizedLinear(nn.Module):
         return self.weight.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, columns) → (…, rows)."""
+        """(…, columns) → (…, rows). Where no gradient is asked for, native kernels compute it with
+        x rounded to 8 bits; else the weight is taken back to x's dtype, part by part.
+        """
+        if is_native(x):
+            flat = x.reshape(-1, self.columns)
+            y = native.linear(flat, self.weight, self.weight_scale, self.bits).to(x.dtype)
+            y = y.view(*x.shape[:-1], self.rows)
+            return y if self.bias is None else y + self.bias
         parts = [
             F.linear(x, dequantize(weight, scale, self.columns, self.bits, x.dtype))
             for weight, scale in in_chunks(self.columns, self.weight, self.weight_scale)
@@ -58,6 +67,12 @@ class QuantizedLinear(nn.Module):
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weight (rows, columns) in `dtype`."""
         return dequantize(self.weight, self.weight_scale, self.columns, self.bits, dtype)
+
+
+def is_native(x: Tensor) -> bool:
+    """Whether the native kernels compute a linear of this input."""
+    wants_gradient = torch.is_grad_enabled() and x.requires_grad
+    return x.device.type == "cpu" and not wants_gradient and native.library() is not None
 
 
 def quantize(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
