@@ -71,8 +71,8 @@ def seen(places: Places, keep: Tensor | None, *, past: int, num_learned: int = 0
     if past == 0 and num_learned == 0 and no_padding and not places.prefix.any():
         return None
     mask = causal_mask(length, past + length, device=places.index.device)
-    if past == 0:
-        mask = mask | (places.index < places.prefix[:, None])[:, None, None]
+    in_context = (places.index < places.prefix[:, None])[:, None, None]  # (B, 1, 1, T)
+    mask = mask | torch.nn.functional.pad(in_context, (past, 0))
     if not no_padding:
         assert keep is not None
         mask = mask & keep[:, None, None]

@@ -45,7 +45,8 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
     """What all formats share: from transformers' arguments to the network's and back.
 
     shifts_labels: whether `labels` are the tokens themselves, so that each is predicted by the one
-        before; else they are what each place predicts.
+        before; else they are what each place predicts. official_mask_hides: whether the official
+        four-dimensional mask is True where a token may not look.
     """
 
     config_class = PublishedConfig
@@ -55,6 +56,7 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
     _skip_keys_device_placement = "past_key_values"
     _keys_to_ignore_on_load_unexpected = [r"rotary_(pos_)?emb\."]  # noqa: RUF012
     shifts_labels = True
+    official_mask_hides = False
     words_name = ""
     head_name: str | None = None
 
@@ -185,17 +187,20 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
         places = self.places(input_ids, inputs, keep, past, is_placed=position_ids is not None)
         if lengths is not None:
             places = Places(places.index, lengths.expand(batch), places.hole)
-        positions = (
-            places.positions(shape.num_planes)
-            if position_ids is None
-            else position_ids.to(inputs.device).reshape(-1, shape.num_planes, length)
-        )
+        if position_ids is not None:
+            positions = position_ids.to(inputs.device).reshape(-1, shape.num_planes, length)
+        else:
+            # A whole prompt behind a filled cache: its keys are virtual, and PEFT counts them.
+            positions = places.positions(shape.num_planes) + (past if self.reads_prompts else 0)
         if official is None:
             return positions, seen(places, keep, past=past, num_learned=num_learned)
         may_look = official.bool() ^ self.official_mask_hides
         return positions, with_learned(may_look | ~may_look.any(-1, keepdim=True), num_learned)
 
-    official_mask_hides = False
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether context and blank are told from the ids of a prompt."""
+        return self.network.config.context == "prefix" and self.layout.sop >= 0
 
     def places(
         self,
@@ -208,17 +213,13 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
     ) -> Places:
         """Where this call's tokens stand; a ValueError where a prefix model cannot tell."""
         shape = self.network.config
-        ids = self.layout
         batch, length = inputs.shape[:2]
-        is_prefix = shape.context == "prefix" and ids.sop >= 0
-        if (
-            is_prefix
-            and input_ids is not None
-            and (not past or bool((input_ids == ids.sop).any(1).all()))
-        ):
-            now = None if keep is None else keep[:, -length:]
-            return read_places(input_ids, now, shape, ids)
-        if is_prefix and not is_placed:
+        if self.reads_prompts and input_ids is not None:
+            is_start = (input_ids == self.layout.sop).any(1).all()
+            if not past or (length > 1 and bool(is_start)):
+                now = None if keep is None else keep[:, -length:]
+                return read_places(input_ids, now, shape, self.layout)
+        if self.reads_prompts and not is_placed:
             raise ValueError(
                 "position_ids are missing, and without the ids of the whole prompt they cannot be "
                 "told; give position_ids (B, 2, T)"
