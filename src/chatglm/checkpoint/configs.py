@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from chatglm.config import Experts, ModelConfig, RopeScaling
 
@@ -224,6 +224,9 @@ def meaning_of_ratio(table: Table, ratio: float) -> tuple[RopeRatio, str]:
     """What rope_ratio does in this config: ChatGLM2-6B-32k divides positions, later ones multiply
     the base.
     """
+    said = table.get("rope_ratio_meaning")  # what our classes for transformers write
+    if said in get_args(RopeRatio):
+        return cast(RopeRatio, said), "config.json says so"
     name = str(table.get("_name_or_path", "")).lower()
     if "chatglm2" in name or "codegeex2" in name:
         return "positions", f"the name is {table['_name_or_path']}"

@@ -77,6 +77,7 @@ def settings(folder: Path, name: str) -> Mapping[str, object]:
 def published_name(folder: Path) -> str:
     """What the files say of the model's name, in lower case, with the folder's own name last."""
     said = [
+        settings(folder, "tokenizer_config.json").get("chatglm_generation"),
         settings(folder, "tokenizer_config.json").get("name_or_path"),
         settings(folder, "config.json").get("_name_or_path"),
         folder.resolve().name,
