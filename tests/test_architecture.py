@@ -16,7 +16,10 @@ LAYERS = [
     {"quantization", "adapters", "data", "parallel"},
     {"checkpoint"},
     {"generation", "training"},
-    {"serve", "apps", "evaluate", "cluster", "cli", "integrations"},
+    {"apps", "evaluate", "integrations"},
+    {"serve"},
+    {"cluster"},
+    {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(SOURCE.rglob("*.py"))
