@@ -239,6 +239,76 @@ def test_damaged_weights_are_told(tiny: Tiny) -> None:
             ask(Engine(model), prompt_of(model, 4), Sampling(temperature=temperature))
 
 
+def test_log_probabilities_of_a_prompt_are_those_of_the_full_forward(tiny: Tiny, kind: str) -> None:
+    model = tiny(kind)
+    prompt = prompt_of(model, 30)
+    if model.config.context == "prefix":
+        prompt = Prompt(tokens=prompt.tokens, prefix=12, hole=5)
+    sampling = Sampling(temperature=0, max_new_tokens=2, prompt_logprobs=3)
+    first, second = Engine(model, chunk_size=8).stream(prompt, sampling)
+    assert second.prompt_logprobs is None
+    known = first.prompt_logprobs
+    assert known is not None
+    assert len(known) == 30
+    assert known[: max(prompt.prefix, 1)] == [None] * max(prompt.prefix, 1)
+    logs = full_logits(model, prompt, list(prompt.tokens)).log_softmax(-1)
+    for i in range(max(prompt.prefix, 1), 30):
+        entry = known[i]
+        assert entry is not None
+        assert entry[0] == pytest.approx(float(logs[i - 1, prompt.tokens[i]]), abs=2e-4)
+        assert list(entry[1].values()) == pytest.approx(
+            logs[i - 1].topk(3).values.tolist(), abs=2e-4
+        )
+
+
+def test_a_prompt_can_be_scored_without_a_new_token(tiny: Tiny) -> None:
+    model = tiny("rope")
+    engine = Engine(model)
+    full = prompt_of(model, 128)  # as many tokens as the context holds
+    sampling = Sampling(max_new_tokens=0, prompt_logprobs=0)
+    (output,) = engine.stream(full, sampling)
+    assert (output.token, output.finish) == (None, "length")
+    assert output.prompt_logprobs is not None
+    assert len(output.prompt_logprobs) == 128
+    assert all(entry is not None and entry[1] == {} for entry in output.prompt_logprobs[1:])
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
+        Sampling(max_new_tokens=0)
+
+
+def test_a_preempted_prompt_is_scored_once(tiny: Tiny) -> None:
+    model = tiny("rope")
+    sampling = Sampling(temperature=0, max_new_tokens=8, prompt_logprobs=0)
+    prompts = [prompt_of(model, 60, i) for i in range(3)]
+    alone = [next(iter(Engine(model).stream(p, sampling))).prompt_logprobs for p in prompts]
+    engine = Engine(model, max_num_tokens=144, chunk_size=16, max_num_batched_tokens=16)
+    ids = [engine.add(prompt, sampling) for prompt in prompts]
+    outputs = drain(engine)
+    assert engine.num_preemptions > 0
+    for i, expected in zip(ids, alone, strict=True):
+        got = outputs[i][0].prompt_logprobs
+        assert got is not None
+        assert expected is not None
+        assert len(got) == len(expected) == 60
+        for a, b in zip(got[1:], expected[1:], strict=True):
+            assert a is not None
+            assert b is not None
+            assert a[0] == pytest.approx(b[0], abs=1e-4)
+
+
+def test_the_engine_counts_its_load(tiny: Tiny) -> None:
+    model = tiny("rope")
+    engine = Engine(model, max_num_seqs=2, max_num_tokens=256)
+    for i in range(3):
+        engine.add(prompt_of(model, 20, i), GREEDY)
+    assert (engine.num_running, engine.num_waiting, engine.cache_usage) == (0, 3, 0)
+    engine.step()
+    assert (engine.num_running, engine.num_waiting) == (2, 1)
+    assert engine.cache_usage == pytest.approx(4 / 16)
+    drain(engine)
+    assert (engine.num_running, engine.num_waiting, engine.cache_usage) == (0, 0, 0)
+    assert engine.num_preemptions == 0
+
+
 def test_a_stop_id_ends_the_reply_and_no_stop_ids_never_do(tiny: Tiny) -> None:
     model = tiny("rope")
     prompt = prompt_of(model, 6)

@@ -2,72 +2,32 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from chatglm.generation.cache import BatchCache, SequenceCache, attention_mask, position_ids
 from chatglm.generation.packed import can_pack, fingerprint, pack
-from chatglm.generation.sampling import Sampler, Sampling, check_finite, log_probabilities
+from chatglm.generation.request import Finish, Output, Request, check
+from chatglm.generation.sampling import (
+    Sampler,
+    Sampling,
+    check_finite,
+    log_probabilities,
+    score_tokens,
+)
 from chatglm.generation.scheduler import Scheduler
 from chatglm.model import Transformer
 from chatglm.prompt import Prompt, positions
 
-Finish = Literal["stop", "length"]
+__all__ = ["Engine", "Output"]
 
 CACHE_BYTES = 4 << 30
 """Room for keys and values unless max_num_tokens says otherwise; one full context always fits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """One token of one request.
-
-    finish: `stop` after a stop id, `length` at the limit, None while it goes on. error: why the
-    request ended without a token. logprob, top_logprobs: in nats, of the model's own distribution,
-    where they were asked for.
-    """
-
-    id: int
-    token: int | None
-    finish: Finish | None = None
-    error: Exception | None = None
-    logprob: float | None = None
-    top_logprobs: dict[int, float] | None = None
-
-
-@dataclass(kw_only=True)
-class Request:
-    """A request on its way: what was asked, and how many of its tokens its cache has read."""
-
-    id: int
-    prompt: Prompt
-    sampling: Sampling
-    sampler: Sampler
-    stop_ids: frozenset[int]
-    limit: int
-    num_read: int = 0
-    cache: SequenceCache | None = None
-    outputs: deque[Output] = field(default_factory=deque)
-
-    @property
-    def tokens(self) -> list[int]:
-        """Prompt and reply so far."""
-        return self.sampler.tokens
-
-    @property
-    def reads_prompt(self) -> bool:
-        """Whether tokens of the prompt are still to be read."""
-        return self.num_read < len(self.prompt.tokens)
-
-    @property
-    def is_due(self) -> bool:
-        """Whether all tokens so far have been read, so that the next can be chosen."""
-        return self.num_read == len(self.tokens)
+SCORED_AT_ONCE = 128
+"""Rows of scores over the vocabulary that exist at once when a prompt is scored."""
 
 
 class Engine:
@@ -108,6 +68,9 @@ class Engine:
         self.next_id = 0
         self.decoder = model
         self.fingerprint: tuple[tuple[int, int], ...] | None = None
+        # Tokens of prompts that were looked for in the prefix cache, and that were found.
+        self.num_prefix_queries = 0
+        self.num_prefix_hits = 0
 
     def refresh(self) -> None:
         """Pack the linears, again where weights have changed since."""
@@ -124,7 +87,7 @@ class Engine:
         limit = room if sampling.max_new_tokens is None else min(room, sampling.max_new_tokens)
         if not self.requests:
             self.refresh()
-        self.scheduler.add(self.next_id, length + 1, length + limit)
+        self.scheduler.add(self.next_id, length + min(limit, 1), length + limit)
         self.requests[self.next_id] = Request(
             id=self.next_id,
             prompt=prompt,
@@ -140,6 +103,26 @@ class Engine:
         """Forget a request before its next step; False where it is not known (any more)."""
         self.scheduler.remove(request)
         return self.requests.pop(request, None) is not None
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold room in the cache."""
+        return len(self.scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self.scheduler.waiting)
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often a request has had to go back to the queue."""
+        return self.scheduler.num_preemptions
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the cache that requests hold, 0 to 1."""
+        return 1 - self.scheduler.num_free / self.scheduler.num_blocks
 
     @property
     def busy(self) -> bool:
@@ -165,7 +148,7 @@ class Engine:
                 try:
                     hidden = self.read(request)
                     if request.is_due:
-                        outputs += self.choose([request], self.decoder.logits(hidden[:, -1]))
+                        outputs += self.begin(request, hidden[:, -1])
                 except (MemoryError, RuntimeError) as error:
                     outputs += self.fail([request], error)
                     break
@@ -216,7 +199,34 @@ class Engine:
             BatchCache([cache]),
         )
         cache.length = request.num_read = stop
+        if request.sampling.prompt_logprobs is not None:
+            self.score_prompt(request, hidden[0], start)
         return hidden
+
+    def score_prompt(self, request: Request, hidden: Tensor, start: int) -> None:
+        """Keep the log-probabilities of what follows the prompt's tokens from `start` on, whose
+        hidden states (T, C) these are.
+        """
+        tokens, known = request.prompt.tokens, request.prompt_logprobs
+        hidden = hidden[max(len(known) - 1 - start, 0) :]  # a preempted prompt is read again
+        num_top = request.sampling.prompt_logprobs or 0
+        if not known:
+            known.append(None)
+        for part in hidden.split(SCORED_AT_ONCE):
+            following = tokens[len(known) : len(known) + len(part)]
+            if not following:
+                break
+            logits = self.decoder.logits(part[: len(following)])
+            scores = score_tokens(logits, following, num_top)
+            for i, score in enumerate(scores, len(known)):
+                # What stands in a bidirectional context was not foretold but seen.
+                known.append(score if i >= request.prompt.prefix else None)
+
+    def begin(self, request: Request, hidden: Tensor) -> list[Output]:
+        """The first output of a request whose prompt has been read up to hidden state (1, C)."""
+        if request.limit:
+            return self.choose([request], self.decoder.logits(hidden))
+        return [self.put(request, Output(id=request.id, token=None, finish="length"))]
 
     def decode(self, running: list[Request]) -> list[Output]:
         """Read one more token of each request, all together; outputs of those that are due."""
@@ -272,7 +282,7 @@ class Engine:
         finish: Finish | None = None
         if token in request.stop_ids:
             finish = "stop"
-        elif len(request.tokens) - len(request.prompt.tokens) >= request.limit:
+        elif request.num_new >= request.limit:
             finish = "length"
         logprob, top = None, None
         if request.sampling.logprobs is not None:
@@ -280,8 +290,19 @@ class Engine:
         output = Output(
             id=request.id, token=token, finish=finish, logprob=logprob, top_logprobs=top
         )
+        return self.put(request, output)
+
+    def put(self, request: Request, output: Output) -> Output:
+        """The output as it is given out; the request leaves if it was its last."""
+        if request.num_new <= 1:
+            asked = request.sampling.prompt_logprobs is not None
+            output = replace(
+                output,
+                num_cached=request.num_cached,
+                prompt_logprobs=request.prompt_logprobs if asked else None,
+            )
         request.outputs.append(output)
-        if finish is not None:
+        if output.finish is not None:
             self.abort(request.id)
         return output
 
@@ -317,25 +338,3 @@ class Engine:
 def stream_dtype(model: Transformer) -> torch.dtype:
     """The dtype of hidden states, keys and values: the norms', which no quantization touches."""
     return next(p.dtype for name, p in model.named_parameters() if ".norm1." in name)
-
-
-def check(prompt: Prompt, sampling: Sampling, vocab_size: int, max_length: int) -> None:
-    """A ValueError where a request cannot be run."""
-    length = len(prompt.tokens)
-    if not length:
-        raise ValueError("the prompt is empty; give at least one token")
-    if length >= max_length:
-        raise ValueError(
-            f"the prompt has {length} tokens and the model's context holds {max_length}, reply "
-            "included; shorten the prompt"
-        )
-    low, high = min(prompt.tokens), max(prompt.tokens)
-    if low < 0 or high >= vocab_size:
-        wrong = low if low < 0 else high
-        raise ValueError(
-            f"token ids must lie between 0 and {vocab_size - 1}, got {wrong}; "
-            "encode the text with this model's own tokenizer"
-        )
-    for token in sampling.logit_bias:
-        if not 0 <= token < vocab_size:
-            raise ValueError(f"logit_bias names token {token}; ids go from 0 to {vocab_size - 1}")

@@ -54,7 +54,7 @@ class TokenReply(ReplyStream):
         ends = self.engine.stop_ids if self.sampling.stop_ids is None else self.sampling.stop_ids
         with closing(self.engine.stream(self.prompt, self.sampling)) as outputs:
             for output in outputs:
-                self.num_new += 1
+                self.num_new += output.token is not None
                 self.finish = output.finish
                 if output.token is None or output.token in ends:
                     continue

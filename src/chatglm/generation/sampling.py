@@ -24,7 +24,9 @@ class Sampling:
     tokens of the reply, once and per occurrence.
     stop: strings that end the reply and are not part of it. stop_ids: token ids that do (None: the
     model's own).
-    max_new_tokens: None fills the context. seed: None draws one.
+    max_new_tokens: None fills the context; 0 reads the prompt only, for prompt_logprobs.
+    seed: None draws one. logprobs, prompt_logprobs: how many of the likeliest ids are told beside
+    each token of the reply and of the prompt; None tells nothing.
     processor: called with the tokens so far and the logits (V,), returns logits; for constraints of
     one's own.
     """
@@ -42,11 +44,14 @@ class Sampling:
     stop_ids: frozenset[int] | None = None
     seed: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     processor: Processor | None = None
 
     def __post_init__(self) -> None:
         for name, (is_right, rule, remedy) in _RULES.items():
             value = getattr(self, name)
+            if name == "max_new_tokens" and value == 0 and self.prompt_logprobs is not None:
+                continue
             if value is not None and not is_right(value):
                 raise ValueError(f"{name} must {rule}, got {value}; {remedy}")
         if isinstance(self.stop, str) or "" in self.stop:
@@ -69,6 +74,7 @@ _RULES: dict[str, tuple[Callable[[float], bool], str, str]] = {
     "frequency_penalty": (lambda x: -100 <= x <= 100, "lie between -100 and 100", "use 0 for none"),
     "max_new_tokens": (lambda x: x >= 1, "be at least 1", "leave it out to fill the context"),
     "logprobs": (lambda x: 0 <= x <= 20, "lie between 0 and 20", "leave it out for none"),
+    "prompt_logprobs": (lambda x: 0 <= x <= 20, "lie between 0 and 20", "leave it out for none"),
 }
 
 
@@ -180,7 +186,15 @@ def likeliest(shares: Tensor, top_p: float, first: int = 256) -> tuple[Tensor, T
 
 def log_probabilities(logits: Tensor, token: int, num_top: int) -> tuple[float, dict[int, float]]:
     """Log-probabilities of `token` and of the `num_top` likeliest, in nats, from logits (V,)."""
-    logs = logits.log_softmax(-1)
+    return score_tokens(logits[None], [token], num_top)[0]
+
+
+def score_tokens(
+    logits: Tensor, tokens: Sequence[int], num_top: int
+) -> list[tuple[float, dict[int, float]]]:
+    """`log_probabilities` of each token under its row of logits (T, V)."""
+    logs = logits.log_softmax(-1)  # (T, V)
+    own = logs.gather(1, torch.tensor(list(tokens), device=logs.device)[:, None])
     top = logs.topk(num_top)
-    likeliest = dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-    return float(logs[token]), likeliest
+    rows = zip(own[:, 0].tolist(), top.indices.tolist(), top.values.tolist(), strict=True)
+    return [(score, dict(zip(ids, scores, strict=True))) for score, ids, scores in rows]
