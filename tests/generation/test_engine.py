@@ -280,7 +280,7 @@ def test_a_preempted_prompt_is_scored_once(tiny: Tiny) -> None:
     sampling = Sampling(temperature=0, max_new_tokens=8, prompt_logprobs=0)
     prompts = [prompt_of(model, 60, i) for i in range(3)]
     alone = [next(iter(Engine(model).stream(p, sampling))).prompt_logprobs for p in prompts]
-    engine = Engine(model, max_num_tokens=144, chunk_size=16, max_num_batched_tokens=16)
+    engine = Engine(model, max_num_tokens=128, chunk_size=16, max_num_batched_tokens=16)
     ids = [engine.add(prompt, sampling) for prompt in prompts]
     outputs = drain(engine)
     assert engine.num_preemptions > 0
