@@ -53,6 +53,34 @@ def test_stream_chat_ends_where_chat_does(model: ChatGLM) -> None:
     assert last == model.chat("你好", max_new_tokens=12, seed=1)
 
 
+def test_many_replies_are_those_that_each_text_gets_alone(model: ChatGLM) -> None:
+    texts = ["你好", "今天天气很好，适合出门。", "再说", "你好"] * 6  # more than run at once
+    alone = [model.generate(t, temperature=1.2, seed=4, max_new_tokens=30) for t in texts]
+    assert model.generate_many(texts, temperature=1.2, seed=4, max_new_tokens=30) == alone
+    stop = alone[1][3:5]
+    stopped = [t[: t.index(stop)] if stop in t else t for t in alone]
+    many = model.generate_many(texts, temperature=1.2, seed=4, max_new_tokens=30, stop=stop)
+    assert [text.strip() for text in many] == [text.strip() for text in stopped]
+    assert not model.engine.busy
+    prompts = [model.tokenizer.template.prompt([Message(role="user", content=t)]) for t in texts]
+    assert model.generate_many(prompts, temperature=1.2, seed=4, max_new_tokens=30) == alone
+    assert model.generate_many([]) == []
+
+
+def test_many_conversations_get_the_replies_of_chat(model: ChatGLM) -> None:
+    first = [{"role": "user", "content": "你好"}]
+    longer = [*first, {"role": "assistant", "content": "好"}, {"role": "user", "content": "再说"}]
+    replies = model.chat_many([first, longer], seed=2, max_new_tokens=20)
+    assert replies[0] == model.chat("你好", seed=2, max_new_tokens=20)[0]
+    assert replies[1] == model.chat("再说", longer[:2], seed=2, max_new_tokens=20)[0]
+
+
+def test_one_text_that_cannot_run_leaves_nothing_of_the_others_behind(model: ChatGLM) -> None:
+    with pytest.raises(ValueError, match="the prompt has"):
+        model.generate_many(["你好", "今" * 2000])
+    assert not model.engine.busy
+
+
 def test_every_blank_is_filled_and_the_rest_stays(model: ChatGLM) -> None:
     filled = model.fill("今天[MASK]，适合[sMASK]。", max_new_tokens=6, seed=1)
     assert filled.startswith("今天")

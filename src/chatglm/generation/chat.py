@@ -15,9 +15,16 @@ from torch import Tensor
 from chatglm import checkpoint
 from chatglm.checkpoint import Loaded
 from chatglm.config import ModelConfig
+from chatglm.generation import batch
 from chatglm.generation.cache import BatchCache, SequenceCache, attention_mask, position_ids
 from chatglm.generation.engine import Engine
-from chatglm.generation.history import History, checked, conversation, with_turn
+from chatglm.generation.history import (
+    History,
+    as_messages,
+    checked,
+    conversation,
+    with_turn,
+)
 from chatglm.generation.reply import ReplyStream, TokenReply
 from chatglm.generation.sampling import Processor, Sampling
 from chatglm.generation.stop import TextStream
@@ -201,6 +208,44 @@ class ChatGLM:
             TextStream(self.tokenizer.stream(), sampling.stop, strips=strips),
             prompt,
             sampling,
+        )
+
+    def generate_many(
+        self,
+        texts: Sequence[str | Prompt],
+        *,
+        system: str | None = None,
+        **options: Unpack[Options],
+    ) -> list[str]:
+        """`generate` of each text, all in one batch; a Prompt is taken as it is."""
+        is_chat = self.tokenizer.template.is_chat
+        prompts = []
+        for text in texts:
+            if isinstance(text, Prompt):
+                prompts.append(text)
+            elif is_chat:
+                messages = conversation(text, None, system)
+                prompts.append(self.tokenizer.template.prompt(messages))
+            else:
+                prompts.append(self.continuation(text))
+        return self.reply_to(prompts, self.sampling(options), strips=is_chat)
+
+    def chat_many(self, conversations: Sequence[History], **options: Unpack[Options]) -> list[str]:
+        """The reply to each conversation, all in one batch; each is a list of messages that ends
+        with the user's.
+        """
+        template = self.tokenizer.template
+        prompts = [template.prompt(as_messages(messages)) for messages in conversations]
+        replies = self.reply_to(prompts, self.sampling(options), strips=True)
+        return [template.polish(reply) for reply in replies]
+
+    def reply_to(self, prompts: Sequence[Prompt], sampling: Sampling, *, strips: bool) -> list[str]:
+        """Texts that follow the prompts, in their order."""
+        return batch.replies(
+            self.engine,
+            prompts,
+            sampling,
+            lambda: TextStream(self.tokenizer.stream(), sampling.stop, strips=strips),
         )
 
     def fill(self, text: str, **options: Unpack[Options]) -> str:
