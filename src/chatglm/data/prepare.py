@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chatglm.data.records import Record, find_files, read_records
+from chatglm.data.chat import conversations
+from chatglm.data.kinds import Record
+from chatglm.data.records import find_files, read_records
 from chatglm.data.shards import INDEX
 from chatglm.tokenizer import Tokenizer
+from chatglm.tokenizer.template import Rendered
 
 BATCH = 1000
 Report = Callable[[str], None]
@@ -128,14 +131,26 @@ def tokenize(
                     )
             if is_chat:
                 for record in batch:
-                    rendered = tokenizer.template.render(record.messages, reply=False)
-                    counts.tokens += len(rendered.tokens)
-                    yield np.array(rendered.tokens, dtype), np.array(rendered.loss, np.uint8)
+                    for rendered in rendered_of(record, tokenizer):
+                        counts.tokens += len(rendered.tokens)
+                        yield np.array(rendered.tokens, dtype), np.array(rendered.loss, np.uint8)
             else:
                 for ids in tokenizer.encode_batch([record.text for record in batch]):
                     counts.tokens += len(ids)
                     yield np.array(ids, dtype), None
         report(f"{path.name}: {counts.documents:,} documents, {counts.tokens:,} tokens so far")
+
+
+def rendered_of(record: Record, tokenizer: Tokenizer) -> list[Rendered]:
+    """A conversation as ids and loss mask; several where only its last reply can be learnt."""
+    if record.chosen or record.label is not None:
+        raise ValueError(
+            f"{record.where}: it compares answers, from which 'chatglm finetune --objective dpo' "
+            "learns"
+        )
+    if record.unlearnt:
+        return conversations(record.messages, tokenizer, record.unlearnt)
+    return [tokenizer.template.render(record.messages, reply=False)]
 
 
 def fresh(records: Iterator[Record], seen: set[bytes], counts: Counts) -> Iterator[Record]:
