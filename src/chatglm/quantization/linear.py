@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chatglm.quantization import native
+from chatglm.quantization.frozen import frozen_product
 
 Bits = Literal[8, 4]
 KINDS: dict[str, Bits] = {"int8": 8, "int4": 4}
@@ -57,12 +58,13 @@ class QuantizedLinear(nn.Module):
             y = native.linear(flat, self.weight, self.weight_scale, self.bits).to(x.dtype)
             y = y.view(*x.shape[:-1], self.rows)
             return y if self.bias is None else y + self.bias
-        parts = [
-            F.linear(x, dequantize(weight, scale, self.columns, self.bits, x.dtype))
-            for weight, scale in in_chunks(self.columns, self.weight, self.weight_scale)
-        ]
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        y = frozen_product(x, self.blocks)
         return y if self.bias is None else y + self.bias
+
+    def blocks(self, dtype: torch.dtype) -> Iterator[Tensor]:
+        """The weight's rows in `dtype`, as many at a time as fit the working memory."""
+        for weight, scale in in_chunks(self.columns, self.weight, self.weight_scale):
+            yield dequantize(weight, scale, self.columns, self.bits, dtype)
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weight (rows, columns) in `dtype`."""

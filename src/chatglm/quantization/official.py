@@ -6,9 +6,12 @@ as they are in the file and are unpacked where they are used, so that saving giv
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from chatglm.quantization.frozen import frozen_product
 
 
 def unpack(weight: Tensor, columns: int) -> Tensor:
@@ -42,10 +45,12 @@ class OfficialLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, columns) → (…, rows)."""
-        y = F.linear(x, unpack(self.weight, self.columns).to(x.dtype)) * self.weight_scale.to(
-            x.dtype
-        )
+        y = frozen_product(x, self.blocks) * self.weight_scale.to(x.dtype)
         return y if self.bias is None else y + self.bias
+
+    def blocks(self, dtype: torch.dtype) -> Iterator[Tensor]:
+        """The weight's whole numbers in `dtype`, without the scale."""
+        yield unpack(self.weight, self.columns).to(dtype)
 
 
 class OfficialEmbedding(nn.Module):
