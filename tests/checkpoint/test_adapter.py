@@ -157,8 +157,9 @@ def damaged(folder: Path, target: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "LOHA"}, "peft_type must be LORA, got 'LOHA'"),
-        ({"use_dora": True}, "use_dora is True, which is not supported"),
+        ({"peft_type": "LOHA"}, "peft_type must be LORA or PREFIX_TUNING, got 'LOHA'"),
+        ({"use_dora": True}, "lacks a lora_magnitude_vector of"),
+        ({"lora_bias": True}, "lora_bias is True, which is not supported"),
         ({"base_model_name_or_path": None}, "does not name its base; give it as base="),
     ],
 )

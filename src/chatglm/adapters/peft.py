@@ -20,9 +20,11 @@ CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _ROOT = "base_model.model."
 _PART = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.default)?(?:\.weight)?")
+_MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?")
+_PREFIX = "prompt_embeddings"
 # Settings that change what an adapter computes and that this package does not know.
 _UNKNOWN = (
-    "use_dora", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
+    "lora_bias", "layer_replication", "megatron_config", "target_parameters",
     "alora_invocation_tokens", "trainable_token_indices", "arrow_config", "use_qalora",
     "use_bdlora", "kasa_config",
 )  # fmt: skip
@@ -32,25 +34,30 @@ _UNKNOWN = (
 class Pair:
     """The two matrices on one module of the base: a (R, in) and b (out, R); of an embedding
     a (R, V) and b (C, R).
+
+    magnitude: (out,), DoRA's length of each row.
     """
 
     a: Tensor
     b: Tensor
     scale: float
     is_embedding: bool = False
+    magnitude: Tensor | None = None
 
 
 @dataclass(kw_only=True)
 class Adapter:
-    """A LoRA adapter by the base's own module names.
+    """A LoRA adapter by the base's own module names, or a learned prefix.
 
-    saved: whole tensors that replace the base's (`modules_to_save` and trained biases).
+    saved: whole tensors that replace the base's (`modules_to_save` and trained biases). prefix:
+    (N, L·2·G·D), keys and values of P-tuning v2.
     """
 
     folder: Path
     base: str
     pairs: dict[str, Pair] = field(default_factory=dict)
     saved: dict[str, Tensor] = field(default_factory=dict)
+    prefix: Tensor | None = None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -63,11 +70,17 @@ def read_adapter(folder: Path) -> Adapter:
     table = read_config(folder)
     tensors = read_tensors(folder)
     adapter = Adapter(folder=folder, base=str(table.get("base_model_name_or_path") or ""))
+    if table["peft_type"] == "PREFIX_TUNING":
+        adapter.prefix = read_prefix(tensors, folder)
+        return adapter
     halves: dict[tuple[str, bool], dict[str, Tensor]] = {}
+    magnitudes: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         bare = name.removeprefix(_ROOT)
         if match := _PART.fullmatch(bare):
             halves.setdefault((match[1], bool(match[2])), {})[match[3]] = tensor
+        elif match := _MAGNITUDE.fullmatch(bare):
+            magnitudes[match[1]] = tensor.flatten()
         else:
             bare = bare.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
             adapter.saved[bare] = tensor
@@ -87,10 +100,40 @@ def read_adapter(folder: Path) -> Adapter:
             b=half["B"],
             scale=scale_of(table, module, rank),
             is_embedding=is_embedding,
+            magnitude=magnitude_of(module, half["B"], magnitudes, table, folder),
         )
     if not adapter.pairs:
         raise CheckpointError(f"{folder} holds no LoRA matrices; is the adapter complete?")
     return adapter
+
+
+def magnitude_of(
+    module: str,
+    b: Tensor,
+    magnitudes: Mapping[str, Tensor],
+    table: Mapping[str, object],
+    folder: Path,
+) -> Tensor | None:
+    """DoRA's length of each row of a module; None in plain LoRA."""
+    if not table.get("use_dora"):
+        return None
+    found = magnitudes.get(module)
+    if found is None or found.shape[0] != b.shape[0]:
+        raise CheckpointError(
+            f"{folder}: use_dora is set and {module} lacks a lora_magnitude_vector of "
+            f"{b.shape[0]} rows; save the adapter again"
+        )
+    return found
+
+
+def read_prefix(tensors: Mapping[str, Tensor], folder: Path) -> Tensor:
+    """The learned prefix (N, L·2·G·D)."""
+    found = tensors.get(_PREFIX, tensors.get(f"base_model.{_PREFIX}"))
+    if found is None or found.ndim != 2:
+        raise CheckpointError(
+            f"{folder} holds no {_PREFIX} of (positions, numbers); save the adapter again"
+        )
+    return found
 
 
 def read_config(folder: Path) -> dict[str, object]:
@@ -100,9 +143,9 @@ def read_config(folder: Path) -> dict[str, object]:
         table = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}); save the adapter again") from error
-    if not isinstance(table, dict) or table.get("peft_type") != "LORA":
-        kind = table.get("peft_type") if isinstance(table, dict) else type(table).__name__
-        raise CheckpointError(f"{path}: peft_type must be LORA, got {kind!r}")
+    kind = table.get("peft_type") if isinstance(table, dict) else type(table).__name__
+    if kind not in ("LORA", "PREFIX_TUNING"):
+        raise CheckpointError(f"{path}: peft_type must be LORA or PREFIX_TUNING, got {kind!r}")
     for key in _UNKNOWN:
         if table.get(key):
             raise CheckpointError(

@@ -80,11 +80,16 @@ def adapted(
                 f"{tuple(pair.a.shape)} and {tuple(pair.b.shape)}, the base needs {expected[0]} "
                 f"and {expected[1]}; was it trained on another base?"
             )
-        b = pair.b
+        b, magnitude = pair.b, pair.magnitude
         if entry.transform == "heads":
             b = to_ours("heads", [b], config)
+            magnitude = None if magnitude is None else to_ours("heads", [magnitude], config)
         update = Update(
-            start=sum(sizes[:index]), a=pair.a.to(device), b=b.to(device), scale=pair.scale
+            start=sum(sizes[:index]),
+            a=pair.a.to(device),
+            b=b.to(device),
+            scale=pair.scale,
+            magnitude=None if magnitude is None else magnitude.to(device),
         )
         if pair.is_embedding:
             return LoraEmbedding(module, update)

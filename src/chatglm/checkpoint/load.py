@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chatglm.adapters.lora import LoraEmbedding, merge
-from chatglm.adapters.peft import is_adapter, read_adapter
+from chatglm.adapters.peft import Adapter, is_adapter, read_adapter
 from chatglm.adapters.prefix import learned_prefix
 from chatglm.checkpoint.adapter import apply, base_of
 from chatglm.checkpoint.checks import check_size
@@ -86,10 +86,22 @@ def load(
         folder, dtype=dtype, device=device, base=base, rope_ratio=rope_ratio, quantize=quantize
     )
     if put_on is not None:
-        apply(put_on, loaded.model, loaded.format, loaded.config)
-        loaded.model.eval()
+        put_adapter_on(loaded, put_on)
         loaded.adapter = loaded.directory = put_on.folder
     return loaded
+
+
+def put_adapter_on(loaded: Loaded, adapter: Adapter) -> None:
+    """Put LoRA's matrices beside the linears, or a learned prefix before every sequence."""
+    if adapter.prefix is None:
+        apply(adapter, loaded.model, loaded.format, loaded.config)
+        loaded.model.eval()
+        return
+    try:
+        prefix = learned_prefix({"embedding.weight": adapter.prefix}, loaded.config)
+    except ValueError as error:
+        raise CheckpointError(f"{adapter.folder}: {error}") from error
+    loaded.prefix = prefix.float().to(loaded.model.embedding.weight.device)
 
 
 def merge_adapter(loaded: Loaded) -> None:
@@ -100,6 +112,10 @@ def merge_adapter(loaded: Loaded) -> None:
     """
     if loaded.adapter is None:
         raise ValueError(f"{loaded.directory} was loaded without an adapter; nothing to merge")
+    if loaded.prefix is not None:
+        raise ValueError(
+            f"{loaded.adapter} is a learned prefix, which is no part of any weight; use it as it is"
+        )
     if loaded.config.tied and isinstance(loaded.model.embedding, LoraEmbedding):
         raise ValueError(
             f"{loaded.adapter} changes the word embeddings and not the head, and in the base they "
