@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from chatglm.checkpoint.configs import Format
 from chatglm.checkpoint.names import Entry, is_left_out
-from chatglm.checkpoint.read import TensorFiles
+from chatglm.checkpoint.read import Tensors
 from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
 
 
-def check_size(files: TensorFiles, config: ModelConfig) -> None:
+def check_size(files: Tensors, config: ModelConfig) -> None:
     """A CheckpointError where the config asks for more modules than the files have tensors."""
     wanted = config.num_layers
     if config.experts is not None:
@@ -26,9 +26,7 @@ def check_size(files: TensorFiles, config: ModelConfig) -> None:
         )
 
 
-def check_names(
-    files: TensorFiles, plan: Sequence[Entry], format: Format, config: ModelConfig
-) -> None:
+def check_names(files: Tensors, plan: Sequence[Entry], format: Format, config: ModelConfig) -> None:
     """Every tensor of the model is in the files, and every tensor of the files in the model."""
     needed = {name for entry in plan for name in entry.theirs}
     missing = sorted(needed - set(files))
@@ -50,7 +48,7 @@ def check_names(
     )
 
 
-def check_shapes(files: TensorFiles, plan: Sequence[Entry], model: Transformer) -> None:
+def check_shapes(files: Tensors, plan: Sequence[Entry], model: Transformer) -> None:
     """Every tensor has the shape that the config gives it."""
     ours = model.state_dict()
     wrong = []

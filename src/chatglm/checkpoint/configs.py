@@ -9,7 +9,10 @@ from typing import Literal, cast, get_args
 
 from chatglm.config import Experts, ModelConfig, RopeScaling
 
-Format = Literal["glm2021", "chatglm", "chatglm2", "chatglm2_heads", "glm", "glm4", "glm4_moe"]
+Format = Literal[
+    "glm2021", "chatglm", "chatglm2", "chatglm2_heads", "glm", "glm4", "glm4_moe",
+    "gguf_chatglm", "gguf_chatglm_apart", "gguf_glm4", "gguf_glm4moe",
+]  # fmt: skip
 RopeRatio = Literal["base", "positions"]
 Table = Mapping[str, object]
 
@@ -96,25 +99,30 @@ def format_of(table: Table) -> Format:
     )
 
 
-def whole(table: Table, key: str, default: int | None = None, *, least: int = 1) -> int:
+CONFIG = "config.json: "
+
+
+def whole(
+    table: Table, key: str, default: int | None = None, *, least: int = 1, where: str = CONFIG
+) -> int:
     """A whole number of a config; a ValueError names the key."""
     value = table.get(key)
     if value is None:
         value = default
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
         raise ValueError(
-            f"config.json: {key} must be a whole number of at least {least}, got {table.get(key)!r}"
+            f"{where}{key} must be a whole number of at least {least}, got {table.get(key)!r}"
         )
     return value
 
 
-def number(table: Table, key: str, default: float) -> float:
+def number(table: Table, key: str, default: float, *, where: str = CONFIG) -> float:
     """A finite number of a config; a ValueError names the key."""
     value = table.get(key)
     if value is None:
         value = default
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"config.json: {key} must be a number, got {table.get(key)!r}")
+        raise ValueError(f"{where}{key} must be a number, got {table.get(key)!r}")
     return float(value)
 
 
@@ -350,7 +358,7 @@ _READERS: dict[Format, Callable[[Table, RopeRatio | None], tuple[ModelConfig, tu
     "glm4": read_transformers,
     "glm4_moe": read_transformers,
 }
-assert set(_READERS) == set(get_args(Format))
+assert set(_READERS) == {name for name in get_args(Format) if not name.startswith("gguf")}
 
 # temperature, top_p of the official chat methods, where no generation_config.json says otherwise.
 _OFFICIAL = {

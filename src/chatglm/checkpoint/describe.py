@@ -9,15 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from chatglm.checkpoint.checks import check_size
-from chatglm.checkpoint.configs import Format, read_published
+from chatglm.checkpoint.configs import Format
 from chatglm.checkpoint.fill import build
-from chatglm.checkpoint.load import (
-    find_base,
-    find_tokenizer,
-    generation_of,
-    settle,
-)
-from chatglm.checkpoint.read import TensorFiles, read_json
+from chatglm.checkpoint.open import open_model
 from chatglm.checkpoint.resolve import resolve
 from chatglm.config import ModelConfig
 from chatglm.quantization.linear import BLOCK, GROUP, bits_of
@@ -54,22 +48,17 @@ def describe(
 ) -> Description:
     """The model at `source` without its weights: of those only the headers are read."""
     folder = resolve(source, revision=revision, offline=offline)
-    table = read_json(folder / "config.json", required=True)
-    published = read_published(table, read_json(folder / "generation_config.json"))
-    files, home = TensorFiles(folder), folder
-    if all("prefix_encoder." in name for name in files):
-        home = find_base(folder, table, None)
-        files = TensorFiles(home)
-    config, _ = settle(published.config, published.format, set(files))
+    opened = open_model(folder)
+    files, config = opened.files, opened.config
     check_size(files, config)
     model = build(config)
     sizes = {path.name: path.stat().st_size for path in files.files}
     files.close()
     return Description(
         directory=folder,
-        base=home,
-        format=published.format,
-        generation=generation_of(published.format, table, find_tokenizer(folder, home)),
+        base=opened.base,
+        format=opened.format,
+        generation=opened.generation,
         config=config,
         num_parameters=sum(p.numel() for p in model.parameters()),
         files=sizes,
@@ -78,7 +67,7 @@ def describe(
             **{f"int{n}": weight_bytes(model, n) for n in (8, 4)},
         },
         cache_per_token=2 * config.num_layers * config.num_kv_heads * config.head_dim * 2,
-        notes=published.notes,
+        notes=opened.notes,
     )
 
 

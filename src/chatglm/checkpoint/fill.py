@@ -5,7 +5,7 @@ accounted for.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from chatglm.checkpoint.checks import check_names, check_shapes
 from chatglm.checkpoint.configs import Format
 from chatglm.checkpoint.names import Entry, entry_of
-from chatglm.checkpoint.read import TensorFiles
+from chatglm.checkpoint.read import Tensors
 from chatglm.checkpoint.transforms import to_ours
 from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
@@ -62,7 +62,7 @@ def build(config: ModelConfig) -> Transformer:
 
 
 def fill(
-    files: TensorFiles,
+    files: Tensors,
     format: Format,
     config: ModelConfig,
     name_prefix: str,
@@ -127,7 +127,7 @@ def place(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def choose_dtype(
-    files: TensorFiles,
+    files: Tensors,
     plan: Sequence[Entry],
     dtype: str,
     device: torch.device,
@@ -138,9 +138,15 @@ def choose_dtype(
         return DTYPES[dtype]
     if device.type != "cpu":
         return None
-    count = sum(size_of(files.shape(name)) for entry in plan for name in entry.theirs)
+    needed = [name for entry in plan for name in entry.theirs]
+    return torch.float32 if is_small(files, needed) else None
+
+
+def is_small(files: Tensors, names: Iterable[str] | None = None) -> bool:
+    """Whether the tensors, all of them unless named, take little of the memory in float32."""
+    count = sum(size_of(files.shape(name)) for name in (files if names is None else names))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return torch.float32 if 4 * count <= _SMALL_SHARE * memory else None
+    return 4 * count <= _SMALL_SHARE * memory
 
 
 def size_of(shape: tuple[int, ...]) -> int:
@@ -152,7 +158,7 @@ def size_of(shape: tuple[int, ...]) -> int:
 
 
 def quantize_in_place(
-    model: Transformer, files: TensorFiles, format: Format, config: ModelConfig, name_prefix: str
+    model: Transformer, files: Tensors, format: Format, config: ModelConfig, name_prefix: str
 ) -> None:
     """Where the files hold a `weight_scale`, put ChatGLM's own quantized module."""
     for name, module in list(model.named_modules()):

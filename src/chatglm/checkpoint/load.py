@@ -1,11 +1,12 @@
-"""From a model directory to a network: built on `meta`, filled tensor by tensor, every tensor
+"""From a model's files to a network: built on `meta`, filled tensor by tensor, every tensor
 accounted for.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,15 +18,16 @@ from chatglm.adapters.peft import Adapter, is_adapter, read_adapter
 from chatglm.adapters.prefix import learned_prefix
 from chatglm.checkpoint.adapter import apply, base_of
 from chatglm.checkpoint.checks import check_size
-from chatglm.checkpoint.configs import Defaults, Format, Layout, RopeRatio, read_published
-from chatglm.checkpoint.fill import DTYPES, fill
-from chatglm.checkpoint.read import TensorFiles, read_json
-from chatglm.checkpoint.resolve import nearby_base, resolve
+from chatglm.checkpoint.configs import Defaults, Format, Layout, RopeRatio
+from chatglm.checkpoint.fill import DTYPES, fill, is_small
+from chatglm.checkpoint.gguf.tensors import GgufFile
+from chatglm.checkpoint.open import open_model
+from chatglm.checkpoint.resolve import resolve
 from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
 from chatglm.quantization.linear import KINDS
-from chatglm.tokenizer import Tokenizer, load_tokenizer
+from chatglm.tokenizer import Tokenizer
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -63,7 +65,7 @@ def load(
     rope_ratio: RopeRatio | None = None,
     quantize: str | None = None,
 ) -> Loaded:
-    """The model at `source`: None (embedded), a directory, or a hub id.
+    """The model at `source`: None (embedded), a directory, a GGUF file, or a hub id.
 
     dtype: `auto` keeps the file's, but computes in float32 on a CPU where that fits easily. base:
         where the weights lie of which `source` holds an adapter or a learned prefix only. adapter:
@@ -134,142 +136,47 @@ def load_weights(
     rope_ratio: RopeRatio | None,
     quantize: str | None,
 ) -> Loaded:
-    """The model of a directory, with a learned prefix where it has one."""
-    table = read_json(folder / "config.json", required=True)
-    published = read_published(
-        table, read_json(folder / "generation_config.json"), rope_ratio=rope_ratio
-    )
-    files = TensorFiles(folder)
-    home = folder
-    encoder = prefix_tensors(files)
-    if encoder and len(encoder) == len(list(files)):
-        home = find_base(folder, table, base)
-        files = TensorFiles(home)
+    """The model at a path, with a learned prefix where it has one."""
+    opened = open_model(folder, base=base, rope_ratio=rope_ratio)
     target = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     )
-    names = set(files)
-    config, name_prefix = settle(published.config, published.format, names)
+    config, format, files = opened.config, opened.format, opened.files
     check_size(files, config)
-    model, dtypes = fill(files, published.format, config, name_prefix, dtype, target, quantize)
+    if isinstance(files, GgufFile) and quantize is None and dtype == "auto":
+        dtype, quantize = fitting(files, target)
+    model, dtypes = fill(files, format, config, opened.name_prefix, dtype, target, quantize)
+    encoder = opened.encoder
     prefix = learned_prefix(encoder, config).float().to(target) if encoder else None
     files.close()
-    tokenizer = find_tokenizer(folder, home)
     return Loaded(
         model=model.eval(),
-        tokenizer=tokenizer,
+        tokenizer=opened.tokenizer,
         config=config,
-        format=published.format,
-        generation=generation_of(published.format, table, tokenizer),
-        defaults=with_ends(published.defaults, tokenizer),
-        layout=with_tokens(published.layout, tokenizer),
+        format=format,
+        generation=opened.generation,
+        defaults=opened.defaults,
+        layout=opened.layout,
         directory=folder,
-        base=home,
-        name_prefix=name_prefix,
+        base=opened.base,
+        name_prefix=opened.name_prefix,
         prefix=prefix,
         quantize=quantize,
         dtypes=dtypes,
-        notes=published.notes,
+        notes=opened.notes,
     )
 
 
-def settle(config: ModelConfig, format: Format, names: set[str]) -> tuple[ModelConfig, str]:
-    """What only the tensors' names tell: whether the head is tied, and what stands before every
-    name.
+def fitting(files: GgufFile, device: torch.device) -> tuple[str, str | None]:
+    """Dtype and quantization for a file where the user leaves the choice: a small model in float32
+    on a CPU; else quantized weights keep about their bits.
+
+    Q4_0 becomes int4 without loss; Q8_0 becomes int8 with one scale for 64 columns in place of 32.
     """
-    if format == "glm2021":
-        is_prefixed = any(name.startswith("glm.") for name in names)
-        return config, "glm." if is_prefixed else ""
-    if format == "chatglm":
-        config = replace(config, tied="lm_head.weight" not in names)
-    return config, ""
-
-
-def find_base(folder: Path, table: dict[str, object], base: str | os.PathLike[str] | None) -> Path:
-    """The directory of the weights that a learned prefix belongs to."""
-    if base is not None:
-        return resolve(base)
-    name = str(table.get("_name_or_path") or "")
-    found = nearby_base(folder, name) if name else None
-    found = found or same_shape_beside(folder, table)
-    if found is None:
-        raise CheckpointError(
-            f"{folder} holds a learned prefix and no weights; give their directory as base= "
-            f"(trained on {name!r})"
-        )
-    return found
-
-
-def same_shape_beside(folder: Path, table: dict[str, object]) -> Path | None:
-    """The one directory beside `folder` whose config is the same but for the prefix; None where
-    there is not just one.
-    """
-
-    def shape(data: dict[str, object]) -> dict[str, object]:
-        ignored = (
-            "pre_seq_len",
-            "prefix_projection",
-            "torch_dtype",
-            "dtype",
-            "transformers_version",
-        )
-        return {key: value for key, value in data.items() if key not in ignored}
-
-    found = [
-        path.parent
-        for path in sorted(folder.resolve().parent.glob("*/config.json"))
-        if path.parent.name != folder.resolve().name
-        and shape(read_json(path)) == shape(table)
-        and "pre_seq_len" not in read_json(path)
-    ]
-    return found[0] if len(found) == 1 else None
-
-
-def prefix_tensors(files: TensorFiles) -> dict[str, Tensor]:
-    """The tensors of an official prefix encoder, by their names inside it."""
-    mark = "prefix_encoder."
-    return {
-        name.split(mark, 1)[1]: files.read(name).float()
-        for name in files
-        if name.startswith((mark, f"transformer.{mark}"))
-    }
-
-
-def find_tokenizer(folder: Path, home: Path) -> Tokenizer | None:
-    """The tokenizer beside the weights, if there is one."""
-    for place in (folder, home):
-        try:
-            return load_tokenizer(place)
-        except FileNotFoundError:
-            continue
-    return None
-
-
-def generation_of(format: Format, table: dict[str, object], tokenizer: Tokenizer | None) -> str:
-    """The generation's name: what the tokenizer says, else the format's, else the model's name."""
-    if tokenizer is not None:
-        return tokenizer.generation
-    if not format.startswith("chatglm2"):
-        return {"glm2021": "glm", "glm": "glm4", "glm4": "glm4_0414"}.get(format, format)
-    if isinstance(table.get("eos_token_id"), list):
-        return "glm4"
-    return "chatglm3" if "chatglm3" in str(table.get("_name_or_path", "")) else "chatglm2"
-
-
-def with_ends(defaults: Defaults, tokenizer: Tokenizer | None) -> Defaults:
-    """Defaults whose end ids are the files', else the chat format's."""
-    if tokenizer is None:
-        return defaults
-    return replace(defaults, end_ids=defaults.end_ids | tokenizer.end_ids)
-
-
-def with_tokens(layout: Layout, tokenizer: Tokenizer | None) -> Layout:
-    """A layout with the ids that the tokenizer knows better."""
-    if tokenizer is None:
-        return layout
-    special = tokenizer.special
-    return Layout(
-        sop=special.get("<sop>", special.get("<|startofpiece|>", layout.sop)),
-        gmask=special.get("[gMASK]", layout.gmask),
-        mask=special.get("[MASK]", layout.mask),
-    )
+    if device.type == "cpu" and is_small(files):
+        return "float32", None
+    kinds = Counter(files.kind(name) for name in files if len(files.shape(name)) > 1)
+    most = kinds.most_common(1)[0][0] if kinds else ""
+    if most in ("F32", "F16", "BF16"):
+        return "auto", None
+    return "bfloat16", "int8" if most == "Q8_0" else "int4"

@@ -99,6 +99,43 @@ def transformers_rules(format: Format) -> list[Rule]:
     return rules
 
 
+def gguf_rules(*, fused: bool, sandwich: bool = False, moe: bool = False) -> list[Rule]:
+    """llama.cpp's `chatglm`, `glm4` and `glm4moe`."""
+    at = "blk.{i}."
+    qkv = ("attn_qkv",) if fused else ("attn_q", "attn_k", "attn_v")
+    after_attention = "post_attention_norm" if moe else "ffn_norm"
+    up = ("ffn_gate", "ffn_up") if moe else ("ffn_up",)
+    rules = [
+        linears("embedding", "token_embd"),
+        linears("layers.{i}.norm1", at + "attn_norm"),
+        linears("layers.{i}.attention.qkv", *(at + part for part in qkv)),
+        linears("layers.{i}.attention.out", at + "attn_output"),
+        linears("layers.{i}.norm2", at + after_attention),
+        linears("layers.{i}.mlp.up", *(at + part for part in up)),
+        linears("layers.{i}.mlp.down", at + "ffn_down"),
+        linears("norm", "output_norm"),
+        linears("head", "output"),
+    ]
+    if sandwich:
+        rules += [
+            linears("layers.{i}.norm1_post", at + "post_attention_norm"),
+            linears("layers.{i}.norm2_post", at + "post_ffw_norm"),
+        ]
+    if moe:
+        stacked = tuple(f"{at}ffn_{part}_exps.weight[{{e}}]" for part in ("gate", "up", "down"))
+        rules += [
+            linears("layers.{i}.attention.q_norm", at + "attn_q_norm"),
+            linears("layers.{i}.attention.k_norm", at + "attn_k_norm"),
+            linears("layers.{i}.mlp.router", at + "ffn_gate_inp"),
+            Rule("layers.{i}.mlp.router.correction", (at + "exp_probs_b.bias",)),
+            Rule("layers.{i}.mlp.experts.{e}.up.weight", stacked[:2], "join"),
+            Rule("layers.{i}.mlp.experts.{e}.down.weight", stacked[2:]),
+            linears("layers.{i}.mlp.shared.up", at + "ffn_gate_shexp", at + "ffn_up_shexp"),
+            linears("layers.{i}.mlp.shared.down", at + "ffn_down_shexp"),
+        ]
+    return rules
+
+
 RULES: dict[Format, list[Rule]] = {
     "glm2021": [
         linears("embedding", "word_embeddings"),
@@ -118,12 +155,16 @@ RULES: dict[Format, list[Rule]] = {
     "glm": transformers_rules("glm"),
     "glm4": transformers_rules("glm4"),
     "glm4_moe": transformers_rules("glm4_moe"),
+    "gguf_chatglm": gguf_rules(fused=True),
+    "gguf_chatglm_apart": gguf_rules(fused=False),
+    "gguf_glm4": gguf_rules(fused=False, sandwich=True),
+    "gguf_glm4moe": gguf_rules(fused=False, moe=True),
 }
 
 # Tensors that are computed here and so not needed: rotary frequencies.
 _COMPUTED = re.compile(r"(^|\.)rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)$")
 _PREFIX_ENCODER = re.compile(r"^(transformer\.)?prefix_encoder\.")
-_LAYER = re.compile(r"^model\.layers\.(\d+)\.")
+_LAYER = re.compile(r"^(?:model\.layers|blk)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -163,4 +204,5 @@ def is_left_out(format: Format, config: ModelConfig, name: str) -> bool:
     if config.tied and name in ("lm_head.weight", "transformer.output_layer.weight"):
         return True
     layer = _LAYER.match(name)
-    return format == "glm4_moe" and layer is not None and int(layer[1]) >= config.num_layers
+    has_more = format in ("glm4_moe", "gguf_glm4", "gguf_glm4moe")
+    return has_more and layer is not None and int(layer[1]) >= config.num_layers

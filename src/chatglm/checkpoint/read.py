@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,6 +47,30 @@ class Place:
     shape: tuple[int, ...]
     start: int
     end: int
+
+
+class Tensors(Protocol):
+    """Tensors by name, each read from disk when it is asked for."""
+
+    folder: Path
+    homes: dict[str, Path]
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __contains__(self, name: str) -> bool: ...
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold tensors."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+
+    def read(self, name: str) -> Tensor:
+        """A tensor in memory of its own."""
+
+    def close(self) -> None:
+        """Let go of the files."""
 
 
 class TensorFiles:

@@ -18,9 +18,10 @@ def resolve(
     revision: str | None = None,
     offline: bool | None = None,
 ) -> Path:
-    """The directory of a model.
+    """The directory or GGUF file of a model.
 
-    None is the embedded model. A path that exists is used as it is, without the network.
+    None is the embedded model. A path that exists is used as it is, without the network; it may be
+    a GGUF file, or a directory with one such file for all.
     `owner/name` is a hub id (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are heeded),
     `modelscope://owner/name` one of ModelScope.
     """
@@ -29,9 +30,11 @@ def resolve(
     text = os.fspath(source)
     path = Path(text).expanduser()
     if path.is_dir():
-        return path
+        return only_gguf(path) or path
     if path.is_file():
-        raise ValueError(f"{path} is a file; give the directory of the model")
+        if path.suffix.lower() == ".gguf":
+            return path
+        raise ValueError(f"{path} is a file; give the directory of the model, or a .gguf file")
     if text.startswith("modelscope://"):
         return from_modelscope(text.removeprefix("modelscope://"), revision)
     if not _HUB_ID.fullmatch(text) or text.startswith("."):
@@ -41,6 +44,14 @@ def resolve(
             "or nothing for the embedded model"
         )
     return from_hub(text, revision, offline)
+
+
+def only_gguf(folder: Path) -> Path | None:
+    """The GGUF file of a directory that holds just one and no config.json; else None."""
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        return None
+    found = [path for path in folder.iterdir() if path.suffix.lower() == ".gguf"]
+    return found[0] if len(found) == 1 else None
 
 
 def from_hub(name: str, revision: str | None, offline: bool | None) -> Path:

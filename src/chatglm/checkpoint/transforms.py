@@ -27,16 +27,16 @@ def to_ours(transform: Transform, tensors: Sequence[Tensor], config: ModelConfig
 def to_theirs(transform: Transform, tensor: Tensor, config: ModelConfig, ours: str) -> list[Tensor]:
     """The file's tensors from a parameter of ours."""
     if transform == "join":
-        return [part.contiguous() for part in tensor.split(part_sizes(tensor, config, ours))]
+        return [part.contiguous() for part in tensor.split(part_sizes(len(tensor), config, ours))]
     if transform == "heads":
         by_kind = tensor.unflatten(0, (3, config.num_heads, config.head_dim))
         return [by_kind.transpose(0, 1).flatten(0, 2).contiguous()]
     return [tensor]
 
 
-def part_sizes(tensor: Tensor, config: ModelConfig, ours: str) -> list[int]:
+def part_sizes(rows: int, config: ModelConfig, ours: str) -> list[int]:
     """Rows of each part of a joined parameter: queries, keys, values; or gate and value."""
     if ".qkv." in ours:
         keys = config.num_kv_heads * config.head_dim
         return [config.num_heads * config.head_dim, keys, keys]
-    return [tensor.shape[0] // 2] * 2
+    return [rows // 2] * 2

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chatglm.checkpoint.fill import with_prefix
+from chatglm.checkpoint.gguf.header import is_gguf, read_header
 from chatglm.checkpoint.load import Loaded
 from chatglm.checkpoint.names import entry_of
 from chatglm.checkpoint.read import INDEX, WHOLE, TensorFiles
@@ -29,9 +30,12 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
     Tensors go back into the file's own names, layout, dtypes and shards; weights are written as
     safetensors, also where they came as .bin. An adapter is copied as it is; a learned prefix that
     lay apart from its base is written into one directory with it. Everything is written beside the
-    directory first and moved in one step.
+    directory first and moved in one step. A model from a GGUF file gives one in the directory, of
+    the same type.
     """
     target = Path(directory)
+    if is_gguf(loaded.base):
+        return save_gguf(loaded, target)
     is_adapter = loaded.adapter is not None
     if loaded.quantize is not None and not is_adapter:
         raise ValueError(
@@ -60,6 +64,21 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
             f"{target} could not be written ({error}); nothing is left of it, free some space or "
             "give another place"
         ) from error
+    return target
+
+
+def save_gguf(loaded: Loaded, target: Path) -> Path:
+    """The directory with a GGUF file of the name and type of the one that was read."""
+    from chatglm.checkpoint.gguf.export import TYPES, export_gguf
+
+    number = read_header(loaded.base).metadata.get("general.file_type")
+    kinds = [kind for kind, (_, known) in TYPES.items() if known == number]
+    if not kinds:
+        raise ValueError(
+            f"{loaded.base} has a type that is not written (general.file_type {number}); use "
+            "`chatglm export` with a --type"
+        )
+    export_gguf(loaded, target / loaded.base.name, kind=kinds[0])
     return target
 
 

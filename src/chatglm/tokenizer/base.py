@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +18,16 @@ def _one_mark_a_byte(error: UnicodeError) -> tuple[str, int]:
     """U+FFFD for every byte of a broken character, as SentencePiece decodes."""
     assert isinstance(error, UnicodeDecodeError)
     return "\ufffd" * (error.end - error.start), error.end
+
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def spell_piece(piece: str) -> bytes:
+    """The UTF-8 bytes of SentencePiece's spelling: its blank, or a byte by its number."""
+    if byte := _BYTE_PIECE.fullmatch(piece):
+        return bytes([int(byte[1], 16)])
+    return piece.replace("\u2581", " ").encode()
 
 
 codecs.register_error("chatglm-one-mark-a-byte", _one_mark_a_byte)

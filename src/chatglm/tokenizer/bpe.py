@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatglm.tokenizer.base import Tokenizer
+from chatglm.tokenizer.base import Tokenizer, spell_piece
 
 if TYPE_CHECKING:
     import tiktoken
@@ -52,7 +52,11 @@ class JsonTokenizer(Tokenizer):
         self.backend.no_truncation()
         kind = type(backend.decoder).__name__ if backend.decoder is not None else ""
         self.is_wordpiece = kind == "WordPiece"
-        self.strips_first_space = self.is_wordpiece
+        # SentencePiece's pieces, as conversions of ChatGLM2 and 3 have them.
+        self.has_pieces = backend.token_to_id("<0x00>") is not None
+        self.strips_first_space = self.is_wordpiece or self.has_pieces
+        if self.has_pieces:
+            self.broken_bytes = "chatglm-one-mark-a-byte"
 
     @property
     def vocab_size(self) -> int:
@@ -71,6 +75,8 @@ class JsonTokenizer(Tokenizer):
             return b""
         if self.is_wordpiece:
             return word[2:].encode() if word.startswith("##") else b" " + word.encode()
+        if self.has_pieces:
+            return spell_piece(word)
         return bytes(self.letters[letter] for letter in word if letter in self.letters)
 
     @cached_property

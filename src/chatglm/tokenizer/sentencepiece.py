@@ -8,17 +8,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatglm.tokenizer.base import Tokenizer
+from chatglm.tokenizer.base import Tokenizer, spell_piece
 
 MAX_BLANKS = 80
 _BLANKS = re.compile(f" {{2,{MAX_BLANKS}}}")
 _BLANK_PIECE = re.compile(r"<\|blank_(\d+)\|>")
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class SentencePieceTokenizer(Tokenizer):
     """A `.model` file of SentencePiece.
 
+    content: the model itself where it does not lie at `path` but inside another file there.
     shift: added to every id of the file (ChatGLM-6B's first files had 20,000 image tokens in
         front).
     spells_layout: line ends, tabs and runs of blanks are pieces of their own (ChatGLM-6B).
@@ -35,12 +35,14 @@ class SentencePieceTokenizer(Tokenizer):
         special: dict[str, int],
         shift: int = 0,
         spells_layout: bool = False,
+        content: bytes | None = None,
     ) -> None:
         super().__init__(generation=generation, special=special, files=[path])
         from sentencepiece import SentencePieceProcessor
 
         try:
-            self.backend = SentencePieceProcessor(str(path))
+            model = path.read_bytes() if content is None else content
+            self.backend = SentencePieceProcessor(model_proto=model)
         except (RuntimeError, OSError) as error:
             raise ValueError(
                 f"{path} is not a SentencePiece model, or a part of one; download it again"
@@ -81,9 +83,7 @@ class SentencePieceTokenizer(Tokenizer):
                 return b"\n" if piece == "<n>" else b"\t"
             if blank := _BLANK_PIECE.fullmatch(piece):
                 return b" " * int(blank[1])
-        if byte := _BYTE_PIECE.fullmatch(piece):
-            return bytes([int(byte[1], 16)])
-        return piece.replace("\u2581", " ").encode()
+        return spell_piece(piece)
 
 
 def spell_layout(text: str) -> str:
