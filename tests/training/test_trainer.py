@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from chatglm.config import ModelConfig
 from chatglm.model import Transformer
+from chatglm.parallel.recompute import recompute
 from chatglm.training.batch import Batch
 from chatglm.training.config import OptimConfig, SourceConfig, TrainConfig
 from chatglm.training.objectives import next_word_loss
@@ -49,11 +50,21 @@ class Counting:
         self.row = int(str(state["row"]))
 
 
-def make_trainer(output: Path, *, steps: int = 12, micro: int = 4, lr: float = 1e-2) -> Trainer:
+def make_trainer(
+    output: Path,
+    *,
+    steps: int = 12,
+    micro: int = 4,
+    lr: float = 1e-2,
+    patience: int = 0,
+    recompute: bool = False,
+) -> Trainer:
     config = TrainConfig(
         output=str(output), tokenizer="", sources=(SourceConfig(path=""),), model=SHAPE,
         optim=OptimConfig(lr=lr, warmup_steps=2, decay_steps=4), steps=steps, length=16,
         batch_rows=8, micro_rows=micro, precision="float32", log_steps=1, save_steps=1, keep=3,
+        validate_steps=2 if patience else 250, patience=patience, keep_best=patience > 0,
+        recompute=recompute,
     )  # fmt: skip
     model = Transformer(SHAPE)
     initialize(model, seed=1)
@@ -133,3 +144,46 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_batch(tmp_path:
     with pytest.raises(TrainingDiverged, match="not a number at step 1"):
         trainer.train_step()
     assert load_file(tmp_path / "diverged-000000.safetensors")["tokens"].shape == (8, 16)
+
+
+def test_a_run_stops_where_the_held_out_loss_rises_and_keeps_its_best(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=40, patience=2)
+    losses = iter([3.0, 2.0, 2.5, 2.6, 1.0])
+    trainer.validate = lambda: {"validation_loss": next(losses)}  # type: ignore[method-assign]
+    trainer.run()
+    assert trainer.step == 8
+    assert trainer.best.step == 4
+    names = [path.name for path in checkpoints(tmp_path)]
+    assert names == ["step-000004", "step-000006", "step-000007", "step-000008"]
+    best = load_file(tmp_path / "checkpoints/step-000004/model.safetensors")
+    trainer.take_best()
+    assert torch.equal(trainer.model.state_dict()["norm.weight"], best["norm.weight"])
+    resumed = make_trainer(tmp_path, steps=40, patience=2)
+    assert resumed.resume()
+    assert resumed.best == trainer.best
+
+
+def test_recomputed_layers_give_the_same_gradients() -> None:
+    batch = Counting().next_batch(4)
+    grads = []
+    for again in (False, True):
+        model = Transformer(SHAPE)
+        initialize(model, seed=0)
+        if again:
+            recompute(model)
+        next_word_loss(model, batch)[0].backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    assert grads[0].keys() == grads[1].keys()
+    assert all(torch.equal(grads[0][name], grads[1][name]) for name in grads[0])
+
+
+def test_every_row_goes_to_one_process_and_all_get_equally_many() -> None:
+    batch = Counting().next_batch(5)
+    parts = [batch.shared_out(rank, 2) for rank in (0, 1)]
+    assert [len(part.tokens) for part in parts] == [3, 3]
+    assert sum(part.num_targets for part in parts) == batch.num_targets
+    pairs = [Counting().next_batch(6).shared_out(rank, 2, together=2) for rank in (0, 1)]
+    rows = Counting().next_batch(6).tokens
+    assert torch.equal(pairs[0].tokens, rows[[0, 1, 4, 5]])
+    assert torch.equal(pairs[1].tokens[:2], rows[2:4])
+    assert (pairs[1].labels[2:] == -100).all()

@@ -31,7 +31,8 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Optimizer and schedule: warm-up, a constant rate, then a straight line down to 0.
+    """Optimizer and schedule: warm-up, a constant rate, then down to 0 over the last `decay_steps`,
+    in a straight line or as a cosine.
 
     kind: `muon` updates matrices by Muon (torch.optim.Muon) and the rest by AdamW; `adamw` all by
         AdamW.
@@ -46,48 +47,73 @@ class OptimConfig:
     momentum: float = 0.95
     warmup_steps: int = 100
     decay_steps: int = 0
+    decay: Literal["linear", "cosine"] = "linear"
     clip: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One run.
+class LoopConfig:
+    """What the one loop has to know of any run.
+
+    batch_rows: rows in a step; micro_rows: rows that go through the network at once.
+    loss_chunk: tokens whose logits exist at once (0: all of the micro-batch).
+    precision: of the matrix products; trained weights and optimizer are float32.
+    recompute: compute each layer again on the way back instead of keeping what is inside it.
+    shard: hold weights, gradients and optimizer in pieces over the processes (FSDP2).
+    validate_first: measure the held-out loss before the first step, too.
+    keep_best: keep the checkpoint of the lowest held-out loss. patience: stop after so many
+        validations that brought nothing lower (0: never).
+    """
+
+    output: str
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    seed: int = 0
+    steps: int = 1000
+    batch_rows: int = 64
+    micro_rows: int = 16
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    compiled: bool = False
+    loss_chunk: int = 0
+    recompute: bool = False
+    shard: bool = False
+    log_steps: int = 10
+    validate_steps: int = 250
+    validate_first: bool = False
+    save_steps: int = 250
+    keep: int = 2
+    keep_best: bool = False
+    patience: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_rows", "micro_rows", "log_steps", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LoopConfig):
+    """A run over prepared data.
 
     tokenizer: directory of the tokenizer; it is saved beside the weights.
     model: a shape to start from nothing; or None, with `start`.
     start: a checkpoint directory (weights only) or the `checkpoints/step-…` of another run (with
         its optimizer).
-    length: tokens in a row; batch_rows: rows in a step; micro_rows: rows that go through the
-        network at once.
+    length: tokens in a row.
     word_vectors: a Word2Vec or fastText `.vec` file that starts the word embeddings.
-    loss_chunk: tokens whose logits exist at once (0: all of the micro-batch).
-    precision: of the matrix products; weights and optimizer are float32.
     """
 
-    output: str
     tokenizer: str
     sources: tuple[SourceConfig, ...]
     validation: tuple[SourceConfig, ...] = ()
     model: ModelConfig | None = None
     start: str | None = None
     word_vectors: str | None = None
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    seed: int = 0
-    steps: int = 1000
     length: int = 256
-    batch_rows: int = 64
-    micro_rows: int = 16
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    compiled: bool = False
-    loss_chunk: int = 0
-    log_steps: int = 10
-    validate_steps: int = 250
     validate_rows: int = 64
-    save_steps: int = 250
-    keep: int = 2
-    threads: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch_rows % self.micro_rows:
             raise ValueError(
                 f"micro_rows must divide batch_rows, got {self.micro_rows} and {self.batch_rows}"
@@ -96,13 +122,17 @@ class TrainConfig:
             raise ValueError("a recipe needs either [model] or start, got both or neither")
         if not self.sources:
             raise ValueError("a recipe needs at least one [[sources]] table, got none")
-        for name in ("steps", "length", "batch_rows", "micro_rows", "log_steps", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.length < 1:
+            raise ValueError(f"length must be at least 1, got {self.length}")
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """The recipe in a TOML file, with `key=value` overrides (`optim.lr=0.001`); values are TOML."""
+    return build(TrainConfig, read_table(path, overrides), where=str(path))
+
+
+def read_table(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, object]:
+    """What a TOML file says, with `key=value` overrides."""
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no recipe at {file}; the package's own are in recipes/")
@@ -112,7 +142,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ValueError(f"{file} is not a TOML file: {error}; mend that line") from error
     for override in overrides:
         apply_override(table, override)
-    return build(TrainConfig, table, where=str(file))
+    return table
 
 
 def apply_override(table: dict[str, object], override: str) -> None:

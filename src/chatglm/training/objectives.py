@@ -9,8 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from chatglm.adapters.prefix import PrefixTuned
 from chatglm.model import Transformer, document_mask
 from chatglm.training.batch import Batch
+
+Network = Transformer | PrefixTuned
+"""What is trained: tokens to hidden states, hidden states to logits."""
 
 
 class Objective(Protocol):
@@ -18,12 +22,12 @@ class Objective(Protocol):
     number.
     """
 
-    def __call__(self, model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+    def __call__(self, model: Network, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss () in nats, with a gradient, and targets ()."""
         ...
 
 
-def next_word_loss(model: Transformer, batch: Batch, *, chunk: int = 0) -> tuple[Tensor, Tensor]:
+def next_word_loss(model: Network, batch: Batch, *, chunk: int = 0) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of the labels (−100 = no loss) and their number, in one forward.
 
     Serves causal, blank-infilling, masked and chat examples alike: they differ in labels,
@@ -48,12 +52,12 @@ def next_word_loss(model: Transformer, batch: Batch, *, chunk: int = 0) -> tuple
 def chunked(chunk: int) -> Objective:
     """`next_word_loss` with a chunk size."""
 
-    def objective(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+    def objective(model: Network, batch: Batch) -> tuple[Tensor, Tensor]:
         return next_word_loss(model, batch, chunk=chunk)
 
     return objective
 
 
-def summed_cross_entropy(model: Transformer, hidden: Tensor, labels: Tensor) -> Tensor:
+def summed_cross_entropy(model: Network, hidden: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of labels (N,) under hidden states (N, C), summed, in float32."""
     return F.cross_entropy(model.logits(hidden), labels, ignore_index=-100, reduction="sum")

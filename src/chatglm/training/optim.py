@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -59,6 +60,8 @@ def rate(step: int, steps: int, config: OptimConfig) -> float:
     """Share of the peak learning rate at `step` (0 is the first) of `steps`."""
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     left = (steps - step) / config.decay_steps if config.decay_steps else 1.0
+    if config.decay == "cosine" and left < 1.0:
+        left = 0.5 - 0.5 * math.cos(math.pi * left)
     return min(warm, left, 1.0)
 
 

@@ -18,7 +18,7 @@ from chatglm.checkpoint.transforms import to_theirs
 from chatglm.config import ModelConfig
 from chatglm.model import Transformer
 from chatglm.tokenizer import Tokenizer
-from chatglm.training.state import flush
+from chatglm.training.state import flush, whole
 
 
 def has_format(config: ModelConfig) -> bool:
@@ -73,17 +73,23 @@ def glm_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, object]:
     }
 
 
-def publish(model: Transformer, tokenizer: Tokenizer, directory: Path) -> Path:
+def publish(
+    model: Transformer, tokenizer: Tokenizer, directory: Path, *, writes: bool = True
+) -> Path:
     """Write weights in bfloat16, config, tokenizer and generation defaults into `directory`.
 
     All is written beside it first and takes its place in one step, so that it is never half.
+    writes: False in a process that only gives its part of the weights.
     """
     table = glm_config(model.config, tokenizer)
+    weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    if not writes:
+        return directory
     temporary = directory.with_name(f".{directory.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        write_files(model, tokenizer, table, temporary)
+        write_files(weights, model.config, tokenizer, table, temporary)
         for path in (*temporary.iterdir(), temporary):
             flush(path)
     except (OSError, SafetensorError) as error:
@@ -102,13 +108,17 @@ def publish(model: Transformer, tokenizer: Tokenizer, directory: Path) -> Path:
 
 
 def write_files(
-    model: Transformer, tokenizer: Tokenizer, table: dict[str, object], folder: Path
+    weights: dict[str, Tensor],
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    table: dict[str, object],
+    folder: Path,
 ) -> None:
     """The files of a model directory."""
     tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in weights.items():
         entry = entry_of("glm", name)
-        parts = to_theirs(entry.transform, tensor.detach().to(torch.bfloat16), model.config, name)
+        parts = to_theirs(entry.transform, tensor.detach().to(torch.bfloat16), config, name)
         tensors |= {t: part.clone() for t, part in zip(entry.theirs, parts, strict=True)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     generation = {

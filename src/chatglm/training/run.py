@@ -24,10 +24,12 @@ from chatglm.data.stream import (
     masked_build,
 )
 from chatglm.model import Transformer
+from chatglm.parallel import Group, join
+from chatglm.parallel.recompute import recompute
 from chatglm.tokenizer import Tokenizer, load_tokenizer
 from chatglm.training.batch import Batch
-from chatglm.training.config import SourceConfig, TrainConfig, as_table
-from chatglm.training.objectives import chunked
+from chatglm.training.config import LoopConfig, SourceConfig, TrainConfig, as_table
+from chatglm.training.objectives import Network, chunked
 from chatglm.training.publish import has_format, publish
 from chatglm.training.start import initialize
 from chatglm.training.state import load_state, newest, write_text_safely
@@ -177,14 +179,19 @@ def shape_of_run(state: Path) -> ModelConfig:
 def train(config: TrainConfig) -> Path:
     """Run a recipe to its end, resuming what is there; returns the directory of the finished
     model, or of its last checkpoint where no public format has a place for its shape.
+
+    Under torchrun every process calls this, and they share the rows of each batch.
     """
+    group = join()
     directory = Path(config.output)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(config.tokenizer)
     model = make_model(config, tokenizer)
     shape = model.config
-    record = {"recipe": as_table(config), "shape": as_table(shape)}
-    write_text_safely(directory / "config.json", json.dumps(record, ensure_ascii=False, indent=1))
+    if group.is_first:
+        record = {"recipe": as_table(config), "shape": as_table(shape)}
+        text = json.dumps(record, ensure_ascii=False, indent=1)
+        write_text_safely(directory / "config.json", text)
     stream = make_stream(config.sources, tokenizer, shape, length=config.length, seed=config.seed)
     validation = []
     if config.validation:
@@ -198,13 +205,46 @@ def train(config: TrainConfig) -> Path:
         )
         validation = [as_batch(kept.rows(config.validate_rows), shape)]
     objective = chunked(config.loss_chunk)
-    trainer = Trainer(config, model, PackedSource(stream, shape), objective, validation=validation)
+    distribute(model, config, group)
+    trainer = Trainer(
+        config,
+        model,
+        PackedSource(stream, shape),
+        objective,
+        validation=validation,
+        group=group,
+    )
     if not trainer.resume() and config.start is not None:
         begin_from(Path(config.start), trainer)
-    announce(config, trainer, stream)
+    if group.is_first:
+        announce(config, trainer, stream)
     trainer.run()
+    finished = None
     if has_format(shape):
-        return publish(model, tokenizer, directory / "model")
+        finished = publish(model, tokenizer, directory / "model", writes=group.is_first)
+    group.wait()
+    return finished or latest(directory)
+
+
+def distribute(model: Network, config: LoopConfig, group: Group) -> None:
+    """Move the model to this process's device, in pieces and recomputing where the recipe says so.
+
+    A process alone on a CPU leaves everything as it is.
+    """
+    if group.device.type != "cpu":
+        model.to(group.device)
+    if config.recompute:
+        recompute(model)
+    if config.shard:
+        if group.size == 1:
+            raise ValueError("shard needs several processes; start them by torchrun")
+        from chatglm.parallel.shard import shard
+
+        shard(model, group)
+
+
+def latest(directory: Path) -> Path:
+    """The newest checkpoint of a run that has one."""
     last = newest(directory)
     assert last is not None
     return last

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -30,17 +31,28 @@ def save_state(
     optimizers: dict[str, torch.optim.Optimizer],
     state: dict[str, object],
     keep: int,
+    trained_only: bool = False,
+    protect: str = "",
+    writes: bool = True,
 ) -> Path:
-    """Write the checkpoint of `step` below `directory`; the `keep` newest stay."""
+    """Write the checkpoint of `step` below `directory`; the `keep` newest stay.
+
+    trained_only: leave out what is not trained and so found in the base. protect: the name of one
+    more checkpoint that stays. writes: False in a process that only gives its part of the tensors.
+    """
     folder = directory / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{step:06d}"
     target, temporary = folder / name, folder / f".{name}.part"
+    tensors = dict(unique_tensors(model, trained_only=trained_only))
+    packed = pack_optimizers(model, optimizers)
+    if not writes:
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        save_file(dict(unique_tensors(model)), temporary / "model.safetensors")
-        save_file(pack_optimizers(model, optimizers), temporary / "optimizer.safetensors")
+        save_file(tensors, temporary / "model.safetensors")
+        save_file(packed, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps({**state, "step": step}), "utf-8")
         manifest = {
             file.name: {"size": file.stat().st_size, "sha256": digest(file)}
@@ -62,7 +74,7 @@ def save_state(
     write_text_safely(folder / "latest", name)
     kept = checkpoints(directory)[-keep:]
     for path in (*folder.glob("step-*"), *folder.glob(".step-*.part")):
-        if path not in kept:
+        if path not in kept and path.name != protect:
             discard(path)
     return target
 
@@ -75,9 +87,29 @@ def discard(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def unique_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers by name, each storage once."""
-    return [(name, tensor.detach().contiguous()) for name, tensor in model.state_dict().items()]
+def unique_tensors(model: nn.Module, *, trained_only: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name, or the trained parameters alone; sharded ones whole."""
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    for name, tensor in model.state_dict().items():
+        if name in trained or not trained_only:
+            yield name, whole(tensor).detach().contiguous()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which each process may hold a piece."""
+    gather = getattr(tensor, "full_tensor", None)
+    found: Tensor = tensor if gather is None else gather()
+    return found
+
+
+def piece_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """This process's piece of a whole tensor, where `like` is in pieces."""
+    if not hasattr(like, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
 def pack_optimizers(
@@ -86,7 +118,7 @@ def pack_optimizers(
     """Optimizer state as named tensors, `optimizer|parameter|key`."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {
-        f"{kind}|{names[id(p)]}|{key}": torch.as_tensor(value).contiguous()
+        f"{kind}|{names[id(p)]}|{key}": whole(torch.as_tensor(value)).contiguous()
         for kind, optimizer in optimizers.items()
         for p, entry in optimizer.state.items()
         for key, value in entry.items()
@@ -106,18 +138,43 @@ def unpack_optimizers(
         kind, name, key = label.split("|")
         parameter = parameters.get(name)
         if parameter is not None and id(parameter) in owned.get(kind, ()):
-            optimizers[kind].state[parameter][key] = tensor.to(parameter.device)
+            placed = tensor.to(parameter.device)
+            if placed.shape == parameter.shape:
+                placed = piece_of(placed, parameter)
+            optimizers[kind].state[parameter][key] = placed
 
 
 def load_state(
     checkpoint: Path, *, model: nn.Module, optimizers: dict[str, torch.optim.Optimizer]
 ) -> dict[str, object]:
     """Fill model and optimizers from a checkpoint directory; returns its `state.json`."""
-    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    load_weights(checkpoint, model)
     unpack_optimizers(load_file(checkpoint / "optimizer.safetensors"), model, optimizers)
     state = json.loads((checkpoint / "state.json").read_text("utf-8"))
     assert isinstance(state, dict)
     return state
+
+
+@torch.no_grad()
+def load_weights(checkpoint: Path, model: nn.Module) -> None:
+    """Fill a model from a checkpoint, which holds all of it or what is trained of it."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    own = model.state_dict(keep_vars=True)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    if set(tensors) not in (set(own), trained):
+        odd = sorted(set(tensors) ^ trained)[0]
+        raise ValueError(
+            f"{checkpoint} was made with other trained parameters (e.g. {odd}); give the same "
+            "method and settings, or start in a new output directory"
+        )
+    for name, tensor in tensors.items():
+        if own[name].shape != tensor.shape:
+            raise ValueError(
+                f"{checkpoint}: {name} is {tuple(tensor.shape)}, and this run needs "
+                f"{tuple(own[name].shape)}; give the same settings, or start in a new output "
+                "directory"
+            )
+        own[name].copy_(piece_of(tensor, own[name]))
 
 
 def checkpoints(directory: Path) -> list[Path]:

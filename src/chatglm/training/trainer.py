@@ -1,28 +1,29 @@
-"""The one training loop: every method and every objective runs through it."""
+"""The one loop that trains; what is trained, on what, and to lower what, are parts given to it."""
 
 from __future__ import annotations
 
 import math
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 import torch
 from safetensors.torch import save_file
 
-from chatglm.model import Transformer
+from chatglm.parallel import Group
 from chatglm.training.batch import Batch
-from chatglm.training.config import TrainConfig
+from chatglm.training.best import Best
+from chatglm.training.config import LoopConfig
 from chatglm.training.log import Log, plot_loss
-from chatglm.training.objectives import Objective
+from chatglm.training.objectives import Network, Objective
 from chatglm.training.optim import clip, make_optimizers, rate, set_rate
-from chatglm.training.state import load_state, newest, save_state
+from chatglm.training.signals import Interrupted, heed_signals
+from chatglm.training.state import checkpoints, load_state, load_weights, newest, save_state
+
+__all__ = ["Interrupted", "Source", "Trainer", "TrainingDiverged", "Watch"]
 
 
 class Source(Protocol):
@@ -47,36 +48,52 @@ class TrainingDiverged(RuntimeError):
     """The loss or the gradient is not a number; the batch lies beside the checkpoints."""
 
 
-class Interrupted(RuntimeError):
-    """Asked to stop by a signal, after saving."""
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Held-out batches and what is measured on them at every validation."""
 
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(number).name} after step {step}, saved; "
-            "the same command goes on from here"
-        )
-        self.number = number
+    batches: Sequence[Batch]
+    objective: Objective
 
 
 class Trainer:
-    """A run: model, optimizers, source and log, joined by `run`."""
+    """A run: model, optimizers, source and log, joined by `run`.
+
+    count: what the summed loss of a step is divided by. watches: held-out losses by the name under
+    which they are logged; the first one tells the best checkpoint. extra: further numbers for the
+    log. notice: is shown every row of the log. trained_only: checkpoints hold what is trained.
+    together: rows of a batch that belong together.
+    """
 
     def __init__(
         self,
-        config: TrainConfig,
-        model: Transformer,
+        config: LoopConfig,
+        model: Network,
         source: Source,
         objective: Objective,
         *,
         validation: list[Batch] | None = None,
+        watches: Mapping[str, Watch] | None = None,
+        count: Callable[[Batch], int] = lambda batch: batch.num_targets,
+        extra: Callable[[], dict[str, float]] = dict,
+        notice: Callable[[dict[str, float]], None] = lambda row: None,
+        trained_only: bool = False,
+        together: int = 1,
+        group: Group | None = None,
     ) -> None:
         self.config = config
         self.model = model
         self.source = source
         self.objective = objective
-        self.validation = validation or []
+        self.watches = dict(watches or {})
+        if validation:
+            self.watches["validation_loss"] = Watch(batches=validation, objective=objective)
+        self.count, self.extra, self.notice = count, extra, notice
+        self.trained_only, self.together = trained_only, together
+        self.group = group or Group()
         self.directory = Path(config.output)
         self.optimizers = make_optimizers(model.named_parameters(), config.optim)
+        self.best = Best()
         self.step = 0
         self.num_tokens = 0
         self.num_seconds = 0.0
@@ -92,6 +109,7 @@ class Trainer:
         self.step = int(str(state["step"]))
         self.num_tokens = int(str(state["tokens"]))
         self.num_seconds = float(str(state["seconds"]))
+        self.best = Best.from_state(state.get("best"))
         source = state["source"]
         assert isinstance(source, dict)
         self.source.load_state(source)
@@ -99,70 +117,109 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint of this step."""
-        return save_state(
+        state: dict[str, object] = {
+            "tokens": self.num_tokens,
+            "seconds": self.num_seconds,
+            "source": self.source.state(),
+        }
+        if self.config.keep_best:
+            state["best"] = self.best.state()
+        target = save_state(
             self.directory,
             step=self.step,
             model=self.model,
             optimizers=self.optimizers,
-            state={
-                "tokens": self.num_tokens,
-                "seconds": self.num_seconds,
-                "source": self.source.state(),
-            },
+            state=state,
             keep=self.config.keep,
+            trained_only=self.trained_only,
+            protect=self.best.name if self.config.keep_best else "",
+            writes=self.group.is_first,
         )
+        self.group.wait()
+        return target
 
     def run(self) -> None:
         """Train to the last step; saves on the way, at the end, and when asked to stop."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        log = Log(self.directory, steps=self.config.steps, first_step=self.step)
+        log = Log(
+            self.directory,
+            steps=self.config.steps,
+            first_step=self.step,
+            is_silent=not self.group.is_first,
+        )
         self.model.train()
-        since, tokens_since = time.monotonic(), self.num_tokens
-        with self.heed_signals():
+        if self.step == 0 and self.config.validate_first and self.watches:
+            self.tell(log, {"step": 0, "tokens": 0, **self.validate()})
+        log.begin(self.num_tokens)
+        with heed_signals(self):
             while self.step < self.config.steps:
-                started = time.monotonic()
-                loss, norm, share = self.train_step()
-                self.num_seconds += time.monotonic() - started
-                row: dict[str, float] = {"step": self.step, "tokens": self.num_tokens}
-                last = self.step == self.config.steps
-                if self.step % self.config.log_steps == 0 or last:
-                    now = time.monotonic()
-                    row |= {
-                        "loss": loss,
-                        "lr": self.config.optim.lr * share,
-                        "grad_norm": norm,
-                        "tokens_per_second": (self.num_tokens - tokens_since) / (now - since),
-                        "seconds": self.num_seconds,
-                    }
-                    since, tokens_since = now, self.num_tokens
-                if self.validation and (self.step % self.config.validate_steps == 0 or last):
-                    row["validation_loss"] = self.validate()
+                row, is_best = self.advance(log)
+                ends = self.step == self.config.steps
+                stop = self.group.largest(self.stop_signal or 0)
+                is_tired = 0 < self.config.patience <= self.best.waited
+                is_due = self.step % self.config.save_steps == 0 or is_best
                 if len(row) > 2:
-                    log.write(row)
-                    log.show(row)
-                if self.step % self.config.save_steps == 0 or last or self.stop_signal:
+                    self.tell(log, row)
+                if is_due or ends or stop or is_tired:
                     self.save()
-                if self.stop_signal and not last:
-                    raise Interrupted(self.stop_signal, self.step)
-        plot_loss(self.directory)
+                if stop and not ends:
+                    raise Interrupted(stop, self.step)
+                if is_tired and not ends:
+                    log.say(f"no lower loss in {self.best.waited} validations: stopped early")
+                    break
+        if self.group.is_first:
+            plot_loss(self.directory)
+
+    def advance(self, log: Log) -> tuple[dict[str, float], bool]:
+        """One step; the row for the log, and whether its held-out loss is the lowest so far."""
+        config = self.config
+        started = time.monotonic()
+        loss, norm, share = self.train_step()
+        self.num_seconds += time.monotonic() - started
+        row: dict[str, float] = {"step": self.step, "tokens": self.num_tokens}
+        ends = self.step == config.steps
+        if self.step % config.log_steps == 0 or ends:
+            row |= {
+                "loss": loss,
+                "lr": config.optim.lr * share,
+                "grad_norm": norm,
+                "tokens_per_second": log.tokens_per_second(self.num_tokens),
+                "seconds": self.num_seconds,
+                **self.extra(),
+            }
+        is_best = False
+        if self.watches and (self.step % config.validate_steps == 0 or ends):
+            row |= self.validate()
+            is_best = config.keep_best and self.best.take(row, self.step)
+            log.begin(self.num_tokens)
+        return row, is_best
+
+    def tell(self, log: Log, row: dict[str, float]) -> None:
+        """Write a row of the log and show it."""
+        log.write(row)
+        log.show(row)
+        self.notice(row)
 
     def train_step(self) -> tuple[float, float, float]:
         """One update; returns the mean loss, the gradient's norm and the share of the peak rate.
 
-        The gradient is divided by the number of targets of the whole step, so that the loss does
-        not depend on how the batch is cut into micro-batches.
+        The gradient is divided by the number of targets of the whole step, in all processes, so
+        that the loss does not depend on how the batch is cut.
         """
         config = self.config
         batch = self.source.next_batch(config.batch_rows)
-        total = int((batch.labels != -100).sum())
+        total = max(self.count(batch), 1)
         loss_sum = 0.0
-        for micro in batch.split(config.micro_rows):
+        mine = batch.shared_out(self.group.rank, self.group.size, together=self.together)
+        for micro in mine.split(config.micro_rows):
             with self.autocast():
-                loss, _ = self.loss(self.model, micro)
-            (loss / max(total, 1)).backward()
+                loss, _ = self.loss(self.model, self.placed(micro))
+            (loss / total).backward()
             loss_sum += float(loss.detach())
+        if self.group.size > 1:
+            (loss_sum,) = self.group.sum(loss_sum)
+            self.group.sum_gradients(p for p in self.model.parameters() if p.requires_grad)
         share = rate(self.step, config.steps, config.optim)
         set_rate(self.optimizers, share)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
@@ -173,31 +230,50 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
-        self.num_tokens += batch.tokens.numel()
-        return loss_sum / max(total, 1), norm, share
+        self.num_tokens += batch.num_tokens
+        return loss_sum / total, norm, share
+
+    def placed(self, batch: Batch) -> Batch:
+        """The batch on the model's device."""
+        device = next(self.model.parameters()).device
+        return batch if device.type == "cpu" else batch.each(lambda tensor: tensor.to(device))
 
     def report_divergence(self, batch: Batch) -> None:
         """Keep the batch for a look and stop; the last checkpoint is from before it."""
         path = self.directory / f"diverged-{self.step:06d}.safetensors"
-        save_file({"tokens": batch.tokens.contiguous(), "labels": batch.labels.contiguous()}, path)
+        if self.group.is_first:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            kept = {"tokens": batch.tokens.contiguous(), "labels": batch.labels.contiguous()}
+            save_file(kept, path)
         raise TrainingDiverged(
             f"the loss is not a number at step {self.step + 1}; the batch is in {path}, "
             f"the last checkpoint is whole; lower optim.lr (now {self.config.optim.lr}) and resume"
         )
 
     @torch.no_grad()
-    def validate(self) -> float:
-        """Mean loss in nats per target over the validation batches."""
+    def validate(self) -> dict[str, float]:
+        """Mean held-out losses in nats per target, by the names of the watches."""
         self.model.eval()
-        total, count = 0.0, 0
-        for batch in self.validation:
-            for micro in batch.split(self.config.micro_rows):
-                with self.autocast():
-                    loss, targets = self.objective(self.model, micro)
-                total += float(loss)
-                count += int(targets)
+        found = {}
+        for name, watch in self.watches.items():
+            total, count = 0.0, 0.0
+            for batch in watch.batches:
+                mine = batch.shared_out(self.group.rank, self.group.size, together=self.together)
+                for micro in mine.split(self.config.micro_rows):
+                    with self.autocast():
+                        loss, targets = watch.objective(self.model, self.placed(micro))
+                    total += float(loss)
+                    count += int(targets)
+            total, count = self.group.sum(total, count)
+            found[name] = total / max(count, 1)
         self.model.train()
-        return total / max(count, 1)
+        return found
+
+    def take_best(self) -> None:
+        """Put the weights of the best checkpoint back, where it is not the last one."""
+        names = {path.name: path for path in checkpoints(self.directory)}
+        if self.config.keep_best and self.best.name in names and self.best.step != self.step:
+            load_weights(names[self.best.name], self.model)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Matrix products in bfloat16 where the recipe asks for it."""
@@ -205,23 +281,3 @@ class Trainer:
             return nullcontext()
         device = next(self.model.parameters()).device
         return torch.autocast(device.type, torch.bfloat16)
-
-    @contextmanager
-    def heed_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM are noted, and heeded after the step in hand."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self.stop_signal = number
-            print("stopping after this step …", file=sys.stderr, flush=True)
-
-        before: dict[int, object] = {
-            s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)  # type: ignore[arg-type]

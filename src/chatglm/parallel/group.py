@@ -1,0 +1,102 @@
+"""The processes of one run: who this one is, and the sums that all of them agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+# Gradients are summed in flat pieces of this many numbers.
+_PIECE = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One process among `size`; alone unless torchrun started several."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files and speaks."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes: a GPU of its own where there are some."""
+        if torch.cuda.is_available():
+            return torch.device("cuda", self.local_rank)
+        return torch.device("cpu")
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value summed over the processes, the same on all of them."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return [float(value) for value in tensor]
+
+    def largest(self, value: int) -> int:
+        """The largest of the processes' values."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its sum over the processes; sharded ones are summed already."""
+        if self.size == 1:
+            return
+        plain: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if not is_sharded(parameter):
+                plain.append(parameter.grad)
+        piece: list[Tensor] = []
+        for number, gradient in enumerate(plain, start=1):
+            piece.append(gradient)
+            if number == len(plain) or sum(g.numel() for g in piece) >= _PIECE:
+                flat = torch.cat([g.flatten().float() for g in piece])
+                dist.all_reduce(flat)
+                sizes = [g.numel() for g in piece]
+                for g, summed in zip(piece, flat.split(sizes), strict=True):
+                    g.copy_(summed.view_as(g))
+                piece = []
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        """End the group; a process alone has nothing to end."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def join() -> Group:
+    """The group that torchrun's environment tells of (RANK, WORLD_SIZE, LOCAL_RANK), joined."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Group()
+    group = Group(
+        rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ.get("LOCAL_RANK", "0"))
+    )
+    if not dist.is_initialized():
+        if group.device.type == "cuda":
+            torch.cuda.set_device(group.device)
+        dist.init_process_group("nccl" if group.device.type == "cuda" else "gloo")
+    return group
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a parameter lies in pieces on several processes."""
+    return hasattr(tensor, "full_tensor")
