@@ -1,0 +1,1 @@
+"""Applications: what people want done with a language model."""
