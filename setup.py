@@ -8,7 +8,8 @@ setup(
     ext_modules=[
         Extension(
             "chatglm.quantization._native",
-            ["csrc/linear.cpp"],
+            ["csrc/linear.cpp", "csrc/attention.cpp", "csrc/pool.cpp"],
+            depends=["csrc/pool.h"],
             extra_compile_args=[
                 "-O3",
                 "-std=c++17",
@@ -19,6 +20,8 @@ setup(
                 # GCC's own headers of intrinsics trip over these.
                 "-Wno-uninitialized",
                 "-Wno-maybe-uninitialized",
+                # Of vectors wider than a register: none crosses from one file to another.
+                "-Wno-psabi",
             ],
             extra_link_args=["-pthread"],
             language="c++",

@@ -10,20 +10,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <condition_variable>
 #include <cstdint>
 #include <cstring>
-#include <mutex>
-#include <thread>
-#include <vector>
+
+#include "pool.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <unistd.h>
-#define PAUSE() _mm_pause()
-#else
-#include <unistd.h>
-#define PAUSE() std::this_thread::yield()
 #endif
 
 namespace {
@@ -245,84 +238,22 @@ Rows rows_of(int level) {
 }
 
 // Takes rows of W until none is left; a thread that is held up takes fewer.
-void work(Call& c, Rows rows) {
-  for (;;) {
-    const int64_t begin = c.next.fetch_add(kRowsAtOnce);
-    if (begin >= c.n) return;
-    const int64_t end = std::min(begin + kRowsAtOnce, c.n);
-    for (int64_t first = 0; first < c.m; first += kTile) {
-      const int64_t count = std::min(kTile, c.m - first);
-      for (int64_t row = begin; row < end; ++row) rows(c, row, first, count);
-    }
-  }
-}
+struct Work final : Task {
+  Call call;
+  Rows rows;
 
-// Threads that wait for calls; a short spin before sleep, since calls come in quick succession.
-class Pool {
- public:
-  explicit Pool(int helpers) {
-    for (int i = 0; i < helpers; ++i) threads_.emplace_back([this] { wait(); });
-    for (auto& thread : threads_) thread.detach();
-  }
-
-  int helpers() const { return int(threads_.size()); }
-
-  void run(Call& call, Rows rows, int helpers) {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      call_ = &call;
-      rows_ = rows;
-      wanted_ = helpers;
-      busy_.store(helpers);
-      ticket_.fetch_add(1);
-    }
-    wake_.notify_all();
-    work(call, rows);
-    {
-      // Helpers that have not begun need not: nothing is left for them.
-      std::lock_guard<std::mutex> lock(mutex_);
-      busy_.fetch_sub(wanted_);
-      wanted_ = 0;
-    }
-    while (busy_.load() > 0) PAUSE();
-  }
-
- private:
-  void wait() {
-    uint64_t seen = 0;
+  void run() override {
     for (;;) {
-      for (int spin = 0; spin < 2000 && ticket_.load() == seen; ++spin) PAUSE();
-      Call* call = nullptr;
-      Rows rows = nullptr;
-      {
-        std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return ticket_.load() != seen; });
-        seen = ticket_.load();
-        if (wanted_ > 0) {
-          --wanted_;
-          call = call_;
-          rows = rows_;
-        }
+      const int64_t begin = call.next.fetch_add(kRowsAtOnce);
+      if (begin >= call.n) return;
+      const int64_t end = std::min(begin + kRowsAtOnce, call.n);
+      for (int64_t first = 0; first < call.m; first += kTile) {
+        const int64_t count = std::min(kTile, call.m - first);
+        for (int64_t row = begin; row < end; ++row) rows(call, row, first, count);
       }
-      if (call == nullptr) continue;
-      work(*call, rows);
-      busy_.fetch_sub(1);
     }
   }
-
-  std::vector<std::thread> threads_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::atomic<uint64_t> ticket_{0};
-  std::atomic<int> busy_{0};
-  Call* call_ = nullptr;
-  Rows rows_ = nullptr;
-  int wanted_ = 0;
 };
-
-std::mutex one_call;
-Pool* pool = nullptr;
-pid_t pool_owner = 0;
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -387,7 +318,8 @@ EXPORT int chatglm_linear(const float* x, int64_t m, int64_t k, const uint8_t* w
       level < 0 || level > best_level() || num_threads < 1) {
     return 1;
   }
-  Call call;
+  Work work;
+  Call& call = work.call;
   const int64_t groups = padded / kGroup;
   float* x_scale = static_cast<float*>(scratch);
   float* x_sum = x_scale + m * groups;
@@ -403,20 +335,11 @@ EXPORT int chatglm_linear(const float* x, int64_t m, int64_t k, const uint8_t* w
   call.n = n;
   call.padded = padded;
   call.bits = bits;
-  const Rows rows = rows_of(level);
+  work.rows = rows_of(level);
   const int64_t chunks = (n + kRowsAtOnce - 1) / kRowsAtOnce;
-  const int helpers = int(std::min<int64_t>(num_threads, chunks)) - 1;
   // A call of a few microseconds is not worth waking anybody.
-  if (helpers < 1 || m * n * padded < 200000) {
-    work(call, rows);
-    return 0;
-  }
-  std::lock_guard<std::mutex> lock(one_call);
-  if (pool == nullptr || pool_owner != getpid() || pool->helpers() < helpers) {
-    pool = new Pool(helpers);  // an earlier one is left to its sleeping threads
-    pool_owner = getpid();
-  }
-  pool->run(call, rows, helpers);
+  const int64_t most = m * n * padded < 200000 ? 1 : num_threads;
+  run_in_parallel(work, int(std::min(most, chunks)));
   return 0;
 }
 

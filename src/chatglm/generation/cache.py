@@ -1,20 +1,170 @@
-"""Keys and values of running sequences, and the mask and positions that go with them."""
+"""Keys and values in blocks, and a batch of sequences that attends over them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from chatglm.config import ModelConfig
+from chatglm.generation import native
+from chatglm.generation.blocks import BLOCK_SIZE
 from chatglm.model.attention import attend
 from chatglm.prompt import Prompt, positions
 
 
+class KeyValueStore:
+    """Keys and values of all blocks, (L, G, blocks, 16, D) each; int8 with a scale per token.
+
+    The memory is asked for at once and, on a processor, taken where it is first written to. For
+    the native kernel a block of keys lies in memory by coordinate, values are padded to 16.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        num_blocks: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        for_native: bool = False,
+    ) -> None:
+        layers, groups, width = config.num_layers, config.num_kv_heads, config.head_dim
+        self.dtype, self.width, self.num_blocks = dtype, width, num_blocks
+        self.for_native = for_native
+        shape = (layers, groups, num_blocks)
+        if for_native:
+            self.stored_keys = torch.empty(*shape, width, BLOCK_SIZE, dtype=dtype, device=device)
+            self.keys = self.stored_keys.transpose(3, 4)
+            padded = -(-width // BLOCK_SIZE) * BLOCK_SIZE
+            self.stored_values = torch.empty(*shape, BLOCK_SIZE, padded, dtype=dtype, device=device)
+            self.values = self.stored_values[..., :width]
+        else:
+            self.keys = torch.empty(*shape, BLOCK_SIZE, width, dtype=dtype, device=device)
+            self.values = torch.empty_like(self.keys)
+        self.scales: Tensor | None = None
+        if dtype == torch.int8:  # (2, L, G, blocks, 16), of keys and of values
+            self.scales = torch.empty(2, *shape, BLOCK_SIZE, device=device)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes."""
+        parts = [self.keys, self.values, *([] if self.scales is None else [self.scales])]
+        return sum(p.numel() * p.element_size() for p in parts) // (self.num_blocks * BLOCK_SIZE)
+
+    def put(
+        self, layers: int | slice, blocks: Tensor, offsets: Tensor, keys: Tensor, values: Tensor
+    ) -> None:
+        """Write keys and values ([L,] G, T, D) of tokens into blocks (T,) at offsets (T,)."""
+        for side, (kept, new) in enumerate(((self.keys, keys), (self.values, values))):
+            if self.scales is not None:
+                new = new.float()
+                scale = new.abs().amax(-1) / 127  # ([L,] G, T)
+                self.scales[side][layers][..., blocks, offsets] = scale
+                inverse = torch.where(scale > 0, 1 / scale, 0.0)
+                new = (new * inverse[..., None]).round_().clamp_(-127, 127)
+            kept[layers][..., blocks, offsets, :] = new.to(self.dtype)
+
+    def gather(
+        self, layer: int, table: Tensor | slice, length: int, dtype: torch.dtype
+    ) -> list[Tensor]:
+        """Keys and values (1, G, S, D) of the first `length` slots in blocks `table`."""
+        found = []
+        for side, kept in enumerate((self.keys[layer], self.values[layer])):
+            part = kept[:, table]
+            if self.scales is not None:
+                part = part * self.scales[side, layer][:, table][..., None]
+            found.append(part.to(dtype).flatten(1, 2)[None, :, :length])
+        return found
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy blocks (from, to), one after the other."""
+        kept = [self.keys, self.values, *([] if self.scales is None else self.scales)]
+        for source, target in pairs:
+            for part in kept:
+                part[:, :, target].copy_(part[:, :, source])
+
+
+@dataclass(kw_only=True)
+class Span:
+    """Tokens that one sequence reads in a forward.
+
+    table: its blocks. start: the slot of the first token. visible: how many slots each may see.
+    """
+
+    table: Sequence[int]
+    start: int
+    visible: Sequence[int]
+
+    @property
+    def stop(self) -> int:
+        """The slot after the last."""
+        return self.start + len(self.visible)
+
+    def indices(self, device: torch.device) -> Tensor | slice:
+        """The table as an index; a slice, which needs no copy, where blocks lie side by side."""
+        table = list(self.table)
+        if table == list(range(table[0], table[0] + len(table))):
+            return slice(table[0], table[0] + len(table))
+        return torch.tensor(table, device=device)
+
+
+class PagedBatch:
+    """The sequences of one forward: their tokens stand one after the other in a single row.
+
+    Each token attends over its own sequence alone, so that what it reads is the same in any
+    company.
+    """
+
+    def __init__(self, store: KeyValueStore, spans: Sequence[Span]) -> None:
+        self.store, self.spans = store, spans
+        self.native: native.LayerCall | None = None
+        if store.for_native:
+            self.native = native.LayerCall(store, spans)
+            return
+        device = store.keys.device
+        self.tables = [span.indices(device) for span in spans]
+        slots = [(span.table, i) for span in spans for i in range(span.start, span.stop)]
+        places = [table[i // BLOCK_SIZE] for table, i in slots]
+        self.blocks = torch.tensor(places, device=device)
+        self.offsets = torch.tensor([i % BLOCK_SIZE for _, i in slots], device=device)
+        self.masks = [self.mask(span, device) for span in spans]
+
+    def mask(self, span: Span, device: torch.device) -> Tensor | None:
+        """Which slots each token sees, (1, 1, T, S); None: plainly causal, or one token."""
+        is_causal = span.start == 0 and list(span.visible) == list(range(1, span.stop + 1))
+        if len(span.visible) == 1 or is_causal:
+            return None
+        columns = torch.arange(span.stop, device=device)
+        return (columns < torch.tensor(list(span.visible), device=device)[:, None])[None, None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Keep k, v (1, G, T, D) and give what q (1, H, T, D) reads: (1, H, T, D)."""
+        if self.native is not None:
+            return self.native.attend(layer, q, k, v)
+        store = self.store
+        store.put(layer, self.blocks, self.offsets, k[0], v[0])
+        results, begin = [], 0
+        for span, table, seen in zip(self.spans, self.tables, self.masks, strict=True):
+            length = len(span.visible)
+            queries = q[:, :, begin : begin + length]
+            begin += length
+            keys, values = store.gather(layer, table, span.stop, q.dtype)
+            if length > 1:
+                results.append(attend(queries, keys, values, seen))
+                continue
+            # One query: the heads of a group stand as its rows, so that keys need no repeating.
+            grouped = queries.reshape(1, keys.shape[1], -1, q.shape[3])  # (1, G, H/G, D)
+            part = F.scaled_dot_product_attention(grouped, keys, values)
+            results.append(part.reshape(queries.shape))
+        return results[0] if len(results) == 1 else torch.cat(results, 2)
+
+
 class SequenceCache:
-    """Keys and values of one sequence, all layers, in buffers that grow by half when they are full.
+    """A cache of one sequence, for whoever reads a text outside the engine.
 
     learned_prefix: (L, 2, G, N, D), keys and values that the sequence starts with (P-tuning v2);
     positions do not count them.
@@ -26,63 +176,46 @@ class SequenceCache:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        capacity: int,
         learned_prefix: Tensor | None = None,
-        capacity: int = 64,
     ) -> None:
+        self.config = config
         self.num_learned = 0 if learned_prefix is None else learned_prefix.shape[3]
-        capacity += self.num_learned
-        shape = (config.num_layers, 2, config.num_kv_heads, capacity, config.head_dim)
-        self.buffer = torch.empty(shape, dtype=dtype, device=device)  # (L, 2, G, capacity, D)
+        num_blocks = -(-(self.num_learned + capacity) // BLOCK_SIZE)
+        self.table = list(range(num_blocks))
+        self.store = KeyValueStore(config, num_blocks=num_blocks, dtype=dtype, device=device)
         if learned_prefix is not None:
-            self.buffer[:, :, :, : self.num_learned] = learned_prefix.to(self.buffer)
-        self.length = 0  # tokens whose keys are kept; the learned prefix is not counted
-        self.layers = self.buffer.flatten(0, 1).unbind(0)  # 2L of (G, capacity, D)
+            write_learned(self.store, self.table, learned_prefix)
 
-    def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in all."""
-        needed, capacity = length + self.num_learned, self.buffer.shape[3]
-        if needed > capacity:
-            more = max(needed, capacity + capacity // 2) - capacity
-            self.buffer = F.pad(self.buffer, (0, 0, 0, more))
-            self.layers = self.buffer.flatten(0, 1).unbind(0)
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Keep k, v (1, G, T, D) behind what is there; q (1, H, T, D) reads all: (1, H, T, D)."""
-        start = self.num_learned + self.length
-        length = k.shape[2]
-        keys, values = self.layers[2 * layer], self.layers[2 * layer + 1]  # (G, capacity, D)
-        keys.narrow(1, start, length).copy_(k[0])
-        values.narrow(1, start, length).copy_(v[0])
-        keys = keys.narrow(1, 0, start + length).unsqueeze(0)  # (1, G, S, D)
-        values = values.narrow(1, 0, start + length).unsqueeze(0)
-        if length > 1:
-            return attend(q, keys, values, mask)
-        # One query: the heads of a group stand as its rows, so that keys need no repeating.
-        grouped = q.reshape(1, keys.shape[1], -1, q.shape[3])  # (1, G, H/G, D)
-        return F.scaled_dot_product_attention(grouped, keys, values).reshape(q.shape)
+    def read(self, prompt: Prompt, start: int, stop: int) -> PagedBatch:
+        """What the tokens `start` to `stop` of a prompt are read with; those before have been."""
+        visible = visible_slots(prompt, self.config, start, stop, self.num_learned)
+        span = Span(table=self.table, start=self.num_learned + start, visible=visible)
+        return PagedBatch(self.store, [span])
 
 
-class BatchCache:
-    """The caches of several sequences as one: row b of the batch belongs to sequence b.
-
-    Each row attends alone, over its own keys and no padding, so that its result is the same in any
-    company.
+def write_learned(
+    store: KeyValueStore, table: Sequence[int], learned: Tensor, start: int = 0
+) -> None:
+    """Put learned keys and values (L, 2, G, N, D) into the first slots of a sequence, those from
+    `start` on.
     """
+    slots = range(start, learned.shape[3])
+    device = store.keys.device
+    blocks = torch.tensor([table[slot // BLOCK_SIZE] for slot in slots], device=device)
+    offsets = torch.tensor([slot % BLOCK_SIZE for slot in slots], device=device)
+    learned = learned[:, :, :, start:].to(device)
+    store.put(slice(None), blocks, offsets, learned[:, 0], learned[:, 1])
 
-    def __init__(self, sequences: Sequence[SequenceCache]) -> None:
-        self.sequences = sequences
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Each row reads its own sequence: (B, H, T, D)."""
-        if len(self.sequences) == 1:
-            return self.sequences[0].attend(layer, q, k, v, mask)
-        rows = zip(self.sequences, q.split(1), k.split(1), v.split(1), strict=True)
-        return torch.cat([cache.attend(layer, a, b, c, mask) for cache, a, b, c in rows])
-
-    def advance(self, num_tokens: int) -> None:
-        """Count the tokens of a finished forward."""
-        for sequence in self.sequences:
-            sequence.length += num_tokens
+def visible_slots(
+    prompt: Prompt, config: ModelConfig, start: int, stop: int, num_learned: int = 0
+) -> list[int]:
+    """How many slots the tokens `start` to `stop` may see: those up to their own, and the whole of
+    a bidirectional context.
+    """
+    prefix = prompt.prefix if config.context == "prefix" else 0
+    return [num_learned + max(i + 1, prefix) for i in range(start, stop)]
 
 
 def position_ids(
@@ -90,21 +223,3 @@ def position_ids(
 ) -> Tensor:
     """Position ids (1, P, length − start) of a prompt's tokens and of those that follow it."""
     return torch.tensor([positions(prompt, length, config.num_planes, start)], device=device)
-
-
-def attention_mask(
-    prompt: Prompt,
-    config: ModelConfig,
-    device: torch.device,
-    *,
-    start: int,
-    stop: int,
-    num_learned: int = 0,
-) -> Tensor | None:
-    """Whom the tokens `start` to `stop` may look at: (1, 1, T, N + stop); None: plainly causal."""
-    prefix = prompt.prefix if config.context == "prefix" else 0
-    if stop - start == 1 or (start == 0 and prefix <= 1 and num_learned == 0):
-        return None
-    rows = torch.arange(start, stop, device=device)[:, None]
-    columns = torch.arange(-num_learned, stop, device=device)[None, :]
-    return ((columns <= rows) | (columns < prefix))[None, None]

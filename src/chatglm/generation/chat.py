@@ -16,7 +16,7 @@ from chatglm import checkpoint
 from chatglm.checkpoint import Loaded
 from chatglm.config import ModelConfig
 from chatglm.generation import batch
-from chatglm.generation.cache import BatchCache, SequenceCache, attention_mask, position_ids
+from chatglm.generation.cache import SequenceCache, position_ids
 from chatglm.generation.engine import Engine
 from chatglm.generation.history import (
     History,
@@ -344,7 +344,7 @@ class ChatGLM:
 
     def hidden(self, prompt: Prompt, positions: Tensor | None = None) -> Tensor:
         """Last hidden states (1, T, C) of a prompt's tokens, at positions (P, T) if given."""
-        length, device, config = len(prompt.tokens), self.engine.device, self.config
+        length, device, config = len(prompt.tokens), self.engine.runner.device, self.config
         is_bounded = config.position.startswith("learned")  # rotary angles know no last place
         if not length or (is_bounded and length > config.max_length):
             raise ValueError(
@@ -352,20 +352,17 @@ class ChatGLM:
             )
         cache = SequenceCache(
             config,
-            dtype=self.engine.dtype,
+            dtype=self.engine.runner.dtype,
             device=device,
             learned_prefix=self.loaded.prefix,
             capacity=length,
-        )
-        mask = attention_mask(
-            prompt, config, device, start=0, stop=length, num_learned=cache.num_learned
         )
         if positions is None:
             places = position_ids(prompt, length, config, device)
         else:
             places = positions.to(device).view(1, config.num_planes, length)
         tokens = torch.tensor([prompt.tokens], device=device)
-        return self.transformer(tokens, places, mask, BatchCache([cache]))
+        return self.transformer(tokens, places, None, cache.read(prompt, 0, length))
 
     def sampling(self, options: Options) -> Sampling:
         """The model's own defaults with the user's options over them."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from chatglm.generation.cache import BatchCache, SequenceCache, attention_mask, position_ids
-from chatglm.generation.packed import can_pack, fingerprint, pack
+from chatglm.generation.blocks import BLOCK_SIZE, extend_keys, root_key
 from chatglm.generation.request import Finish, Output, Request, check
+from chatglm.generation.runner import Part, Runner
 from chatglm.generation.sampling import (
     Sampler,
     Sampling,
@@ -20,7 +20,7 @@ from chatglm.generation.sampling import (
 )
 from chatglm.generation.scheduler import Scheduler
 from chatglm.model import Transformer
-from chatglm.prompt import Prompt, positions
+from chatglm.prompt import Prompt
 
 __all__ = ["Engine", "Output"]
 
@@ -33,10 +33,10 @@ SCORED_AT_ONCE = 128
 class Engine:
     """Runs requests on one model.
 
-    Each prompt is read alone, in chunks that depend on nothing but itself; the running sequences
-    then take their tokens together. A reply depends on its own request only: every request has its
-    own random generator, attention never crosses rows, and a preempted request reads its prompt and
-    reply again just as it did before.
+    Each prompt is read alone, in chunks, as far as the prefix cache does not hold it; the running
+    sequences then take their tokens together. A reply depends on its own request only: every
+    request has its own random generator, attention never crosses sequences, and a preempted request
+    reads its prompt and reply again.
     """
 
     def __init__(
@@ -49,35 +49,31 @@ class Engine:
         max_num_tokens: int | None = None,
         max_num_batched_tokens: int = 2048,
         chunk_size: int = 512,
+        kv_dtype: str = "auto",
+        prefix_cache: bool = True,
     ) -> None:
-        self.model = model.eval()
-        self.config = config = model.config
+        self.runner = runner = Runner(model, learned_prefix=learned_prefix, kv_dtype=kv_dtype)
+        self.config = model.config
         self.stop_ids = stop_ids
-        self.learned_prefix = learned_prefix
-        self.device = model.embedding.weight.device
-        self.dtype = stream_dtype(model)
         if max_num_tokens is None:
-            token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-            token_bytes *= self.dtype.itemsize
-            room = min(max_num_seqs * config.max_length, CACHE_BYTES // token_bytes)
-            max_num_tokens = max(room, config.max_length)
-        self.scheduler = Scheduler(num_blocks=-(-max_num_tokens // 16), max_num_seqs=max_num_seqs)
+            room = min(max_num_seqs * runner.slots_needed, CACHE_BYTES // runner.token_bytes)
+            max_num_tokens = max(room, runner.slots_needed)
+        self.scheduler = Scheduler(
+            num_blocks=-(-max_num_tokens // BLOCK_SIZE), max_num_seqs=max_num_seqs
+        )
         self.max_num_batched_tokens = max_num_batched_tokens
         self.chunk_size = chunk_size
+        self.prefix_cache = prefix_cache and self.config.context == "causal"
         self.requests: dict[int, Request] = {}
         self.next_id = 0
-        self.decoder = model
-        self.fingerprint: tuple[tuple[int, int], ...] | None = None
         # Tokens of prompts that were looked for in the prefix cache, and that were found.
         self.num_prefix_queries = 0
         self.num_prefix_hits = 0
 
     def refresh(self) -> None:
-        """Pack the linears, again where weights have changed since."""
-        now = fingerprint(self.model)
-        if now != self.fingerprint:
-            self.decoder = pack(self.model) if can_pack(self.model) else self.model
-            self.fingerprint = now
+        """Take weights as they are now; where they have changed, the prefix cache is void."""
+        if self.runner.refresh():
+            self.scheduler.pool.forget_all()
 
     def add(self, prompt: Prompt, sampling: Sampling) -> int:
         """Queue a request and return its id; everything that can be wrong with it is said here."""
@@ -87,17 +83,25 @@ class Engine:
         limit = room if sampling.max_new_tokens is None else min(room, sampling.max_new_tokens)
         if not self.requests:
             self.refresh()
-        self.scheduler.add(self.next_id, length + min(limit, 1), length + limit)
-        self.requests[self.next_id] = Request(
+        learned = self.runner.num_learned
+        request = Request(
             id=self.next_id,
             prompt=prompt,
             sampling=sampling,
-            sampler=Sampler(sampling, prompt.tokens, self.device),
+            sampler=Sampler(sampling, prompt.tokens, self.runner.device),
             stop_ids=self.stop_ids if sampling.stop_ids is None else sampling.stop_ids,
             limit=limit,
+            root=root_key(sampling.cache_salt) if self.prefix_cache else None,
         )
+        keys: list[bytes] = []
+        if request.root is not None and sampling.prompt_logprobs is None:
+            # The last token is read in any case: its hidden state gives the first of the reply.
+            extend_keys(keys, [*[-1] * learned, *prompt.tokens[:-1]], request.root)
+        first = learned + length + min(limit, 1)
+        self.scheduler.add(self.next_id, first, learned + length + limit, keys=keys)
+        self.requests[self.next_id] = request
         self.next_id += 1
-        return self.next_id - 1
+        return request.id
 
     def abort(self, request: int) -> bool:
         """Forget a request before its next step; False where it is not known (any more)."""
@@ -143,12 +147,10 @@ class Engine:
         budget = self.max_num_batched_tokens
         for i in list(self.scheduler.running):
             request = self.requests[i]
-            while request.reads_prompt and budget > 0:
+            while request.is_reading and budget > 0:
                 before = request.num_read
                 try:
-                    hidden = self.read(request)
-                    if request.is_due:
-                        outputs += self.begin(request, hidden[:, -1])
+                    outputs += self.read(request)
                 except (MemoryError, RuntimeError) as error:
                     outputs += self.fail([request], error)
                     break
@@ -160,48 +162,81 @@ class Engine:
         decoding = []
         for i in list(self.scheduler.running):
             request = self.requests[i]
-            if i in self.scheduler.running and not request.reads_prompt:
-                for victim in self.scheduler.extend(i, request.num_read + 1):
-                    self.requests[victim].cache = None
-                    self.requests[victim].num_read = 0
-                decoding.append(request)
+            if i not in self.scheduler.running or request.is_reading:
+                continue
+            start = self.runner.num_learned + request.num_read
+            self.send_back(self.scheduler.extend(i, start + len(request.fed)))
+            if i in self.scheduler.running:
+                copies, preempted = self.scheduler.own(i, start)
+                if copies:
+                    self.runner.open(self.scheduler.num_blocks).copy(copies)
+                self.send_back(preempted)
+            decoding.append(request)
         return [request for request in decoding if request.id in self.scheduler.running]
 
-    def read(self, request: Request) -> Tensor:
-        """Read the next chunk of a prompt; hidden states (1, T, C).
+    def send_back(self, preempted: Iterable[int]) -> None:
+        """Note that requests have lost their blocks."""
+        for i in preempted:
+            self.requests[i].num_read = 0
+            self.requests[i].is_reading = True
+
+    def read(self, request: Request) -> list[Output]:
+        """Read the next chunk of a request's tokens; its output, if that was the last.
 
         A bidirectional context is read whole.
         """
-        prompt, start = request.prompt, request.num_read
-        stop = length = len(prompt.tokens)
-        if self.config.context == "causal":
-            stop = min(start + self.chunk_size, length)
-        if request.cache is None:
-            request.cache = SequenceCache(
-                self.config,
-                dtype=self.dtype,
-                device=self.device,
-                learned_prefix=self.learned_prefix,
-                capacity=length + min(request.limit, 64),
-            )
-        cache = request.cache
-        hidden = self.decoder(
-            torch.tensor([prompt.tokens[start:stop]], device=self.device),
-            position_ids(prompt, stop, self.config, self.device, start),
-            attention_mask(
-                prompt,
-                self.config,
-                self.device,
-                start=start,
-                stop=stop,
-                num_learned=cache.num_learned,
-            ),
-            BatchCache([cache]),
-        )
-        cache.length = request.num_read = stop
+        if request.num_read == 0:
+            self.find(request)
+        start, stop = request.num_read, len(request.tokens)
+        whole = request.prompt.prefix if self.config.context == "prefix" else 0
+        if stop - start > self.chunk_size:
+            stop = min(max(start + self.chunk_size, whole), stop)
+        hidden = self.forward([request], [request.tokens[start:stop]])
+        request.num_read = stop
+        self.keep(request)
         if request.sampling.prompt_logprobs is not None:
-            self.score_prompt(request, hidden[0], start)
-        return hidden
+            self.score_prompt(request, hidden, start)
+        if stop < len(request.tokens):
+            return []
+        request.is_reading = False
+        if request.limit:
+            return self.choose([request], self.runner.logits(hidden[-1:]))
+        return [self.put(request, Output(id=request.id, token=None, finish="length"))]
+
+    def find(self, request: Request) -> None:
+        """Start a request behind what the prefix cache holds of it, learned prefix included."""
+        num_slots = self.scheduler.find_again(request.id) * BLOCK_SIZE
+        request.num_read = max(num_slots - self.runner.num_learned, 0)
+        self.runner.open(self.scheduler.num_blocks)
+        self.runner.begin(self.scheduler.running[request.id].blocks, num_slots)
+        if not request.num_new:
+            request.num_cached = request.num_read
+            self.num_prefix_queries += len(request.prompt.tokens)
+            self.num_prefix_hits += request.num_cached
+
+    def keep(self, request: Request) -> None:
+        """Make the blocks that a request has filled findable."""
+        num_learned = self.runner.num_learned
+        num_slots = num_learned + request.num_read
+        if request.root is None or num_slots // BLOCK_SIZE <= len(request.keys):
+            return
+        slots = [*[-1] * num_learned, *request.tokens[: request.num_read]]
+        extend_keys(request.keys, slots, request.root)
+        self.scheduler.keep(request.id, request.keys[: num_slots // BLOCK_SIZE])
+
+    def forward(self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Hidden states (T, C) of the next tokens of requests, one request after the other."""
+        return self.runner.read(
+            [
+                Part(
+                    prompt=request.prompt,
+                    blocks=self.scheduler.running[request.id].blocks,
+                    start=request.num_read,
+                    tokens=part,
+                )
+                for request, part in zip(requests, tokens, strict=True)
+            ]
+        )
 
     def score_prompt(self, request: Request, hidden: Tensor, start: int) -> None:
         """Keep the log-probabilities of what follows the prompt's tokens from `start` on, whose
@@ -216,45 +251,20 @@ class Engine:
             following = tokens[len(known) : len(known) + len(part)]
             if not following:
                 break
-            logits = self.decoder.logits(part[: len(following)])
+            logits = self.runner.logits(part[: len(following)])
             scores = score_tokens(logits, following, num_top)
             for i, score in enumerate(scores, len(known)):
                 # What stands in a bidirectional context was not foretold but seen.
                 known.append(score if i >= request.prompt.prefix else None)
 
-    def begin(self, request: Request, hidden: Tensor) -> list[Output]:
-        """The first output of a request whose prompt has been read up to hidden state (1, C)."""
-        if request.limit:
-            return self.choose([request], self.decoder.logits(hidden))
-        return [self.put(request, Output(id=request.id, token=None, finish="length"))]
-
     def decode(self, running: list[Request]) -> list[Output]:
-        """Read one more token of each request, all together; outputs of those that are due."""
-        planes = self.config.num_planes
-        tokens, places, caches = [], [], []
-        for request in running:
-            at = request.num_read
-            tokens.append([request.tokens[at]])
-            places.append(positions(request.prompt, at + 1, planes, at))
-            assert request.cache is not None
-            request.cache.reserve(at + 1)
-            caches.append(request.cache)
-        cache = BatchCache(caches)
-        hidden = self.decoder(
-            torch.tensor(tokens, device=self.device),  # (B, 1)
-            torch.tensor(places, device=self.device),  # (B, P, 1)
-            None,
-            cache,
-        )[:, 0]  # (B, C)
-        cache.advance(1)
-        for request in running:
-            request.num_read += 1
-        due = [b for b, request in enumerate(running) if request.is_due]
-        if not due:
-            return []
-        if len(due) < len(running):
-            hidden = hidden[due]
-        return self.choose([running[b] for b in due], self.decoder.logits(hidden))
+        """Read one more token of each request, all together, and choose the next."""
+        fed = [request.fed for request in running]
+        hidden = self.forward(running, fed)  # (T, C)
+        for request, part in zip(running, fed, strict=True):
+            request.num_read += len(part)
+            self.keep(request)
+        return self.choose(running, self.runner.logits(hidden))
 
     def choose(self, requests: Sequence[Request], logits: Tensor) -> list[Output]:
         """The next token of each request from its row of logits (B, V); what has ended leaves."""
@@ -333,8 +343,3 @@ class Engine:
                 self.step()
         finally:
             self.abort(request.id)
-
-
-def stream_dtype(model: Transformer) -> torch.dtype:
-    """The dtype of hidden states, keys and values: the norms', which no quantization touches."""
-    return next(p.dtype for name, p in model.named_parameters() if ".norm1." in name)

@@ -13,7 +13,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from chatglm.generation.cache import PagedBatch
 from chatglm.model import Transformer
+from chatglm.model.attention import Attention
+from chatglm.model.position import Rotary
 
 MOST_BYTES = 1 << 30
 """Linears are packed up to this size in all, since the packed copy comes on top of the weights."""
@@ -49,24 +52,53 @@ def can_pack(model: Transformer) -> bool:
     return sum(w.numel() * w.element_size() for w in linears) <= MOST_BYTES
 
 
-def pack(model: Transformer) -> Transformer:
-    """A transformer that computes what `model` does and shares all but the plain linears."""
-    packed = _copy(model)
+def pack(model: Transformer, *, linears: bool, attention: bool) -> Transformer:
+    """A transformer that computes what `model` does and shares its weights, but for the linears if
+    they are packed; attention may go through the native kernel.
+    """
+    packed = _copy(model, linears=linears, attention=attention)
     assert isinstance(packed, Transformer)
-    if model.config.tied:
+    if model.config.tied and linears:
         packed.config = replace(model.config, tied=False)
         packed.add_module("head", PackedLinear(model.embedding.weight, None))
     return packed
 
 
-def _copy(module: nn.Module) -> nn.Module:
-    if type(module) is nn.Linear:
+def _copy(module: nn.Module, *, linears: bool, attention: bool) -> nn.Module:
+    if linears and type(module) is nn.Linear:
         return PackedLinear(module.weight, module.bias)
     twin = copy.copy(module)
     twin._modules = {
-        name: None if part is None else _copy(part) for name, part in module._modules.items()
+        name: None if part is None else _copy(part, linears=linears, attention=attention)
+        for name, part in module._modules.items()
     }
+    if attention and isinstance(twin, Attention) and not twin.qk_norm:
+        return JoinedAttention(twin)
     return twin
+
+
+class JoinedAttention(nn.Module):
+    """Attention whose rotary positions, cache and sums are one native call."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.layer = attention.layer
+        self.qkv, self.out = attention.qkv, attention.out
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Rotary, Tensor, Tensor] | None,
+        mask: Tensor | None,
+        cache: PagedBatch,
+    ) -> Tensor:
+        """What each token reads (1, T, C)."""
+        call = cache.native
+        assert call is not None
+        if rotary is not None:
+            call.turn(*rotary)
+        y: Tensor = self.out(call.attend_joined(self.layer, self.qkv(x)))
+        return y
 
 
 def fingerprint(model: Transformer) -> tuple[tuple[int, int], ...]:

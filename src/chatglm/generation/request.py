@@ -6,7 +6,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from chatglm.generation.cache import SequenceCache
 from chatglm.generation.sampling import Sampler, Sampling
 from chatglm.prompt import Prompt
 
@@ -39,7 +38,12 @@ class Output:
 
 @dataclass(kw_only=True)
 class Request:
-    """A request on its way: what was asked, and how many of its tokens its cache has read."""
+    """A sequence on its way: what was asked, and how many of its tokens the cache holds.
+
+    is_reading: it catches up with its tokens, after its arrival or a preemption. root, keys: where
+    its chain of block keys starts (None: it shares nothing), and the chain as far as it was read.
+    drafts: tokens that are tried after its last one in this step.
+    """
 
     id: int
     prompt: Prompt
@@ -47,9 +51,12 @@ class Request:
     sampler: Sampler
     stop_ids: frozenset[int]
     limit: int
+    root: bytes | None
     num_read: int = 0
     num_cached: int = 0
-    cache: SequenceCache | None = None
+    is_reading: bool = True
+    keys: list[bytes] = field(default_factory=list)
+    drafts: list[int] = field(default_factory=list)
     outputs: deque[Output] = field(default_factory=deque)
     prompt_logprobs: list[TokenScore | None] = field(default_factory=list)
 
@@ -64,14 +71,9 @@ class Request:
         return len(self.tokens) - len(self.prompt.tokens)
 
     @property
-    def reads_prompt(self) -> bool:
-        """Whether tokens of the prompt are still to be read."""
-        return self.num_read < len(self.prompt.tokens)
-
-    @property
-    def is_due(self) -> bool:
-        """Whether all tokens so far have been read, so that the next can be chosen."""
-        return self.num_read == len(self.tokens)
+    def fed(self) -> list[int]:
+        """What the next forward of this request reads: what is pending, and the drafts."""
+        return [*self.tokens[self.num_read :], *self.drafts]
 
 
 def check(prompt: Prompt, sampling: Sampling, vocab_size: int, max_length: int) -> None:

@@ -27,6 +27,7 @@ class Sampling:
     max_new_tokens: None fills the context; 0 reads the prompt only, for prompt_logprobs.
     seed: None draws one. logprobs, prompt_logprobs: how many of the likeliest ids are told beside
     each token of the reply and of the prompt; None tells nothing.
+    cache_salt: requests with unlike salts share nothing in the prefix cache.
     processor: called with the tokens so far and the logits (V,), returns logits; for constraints of
     one's own.
     """
@@ -45,6 +46,7 @@ class Sampling:
     seed: int | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    cache_salt: str | None = None
     processor: Processor | None = None
 
     def __post_init__(self) -> None:

@@ -21,8 +21,8 @@ BLOCK = 64
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they were not built or are not wanted."""
+def opened() -> ctypes.CDLL | None:
+    """The shared library, or None where it was not built or is not wanted."""
     if os.environ.get("CHATGLM_NATIVE") == "0":
         return None
     folder = Path(__file__).parent
@@ -30,12 +30,20 @@ def library() -> ctypes.CDLL | None:
         path = folder / f"_native{suffix}"
         if path.is_file():
             return declared(ctypes.CDLL(str(path)))
-    warnings.warn(
-        "quantized models run on PyTorch's operators, which is slower: the native kernels were "
-        "not built; install a C++ compiler and then the package again",
-        stacklevel=2,
-    )
     return None
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The kernels for quantized linears; where they were not built, this is told once."""
+    native = opened()
+    if native is None and os.environ.get("CHATGLM_NATIVE") != "0":
+        warnings.warn(
+            "quantized models run on PyTorch's operators, which is slower: the native kernels were "
+            "not built; install a C++ compiler and then the package again",
+            stacklevel=2,
+        )
+    return native
 
 
 def declared(native: ctypes.CDLL) -> ctypes.CDLL:
@@ -54,7 +62,7 @@ def declared(native: ctypes.CDLL) -> ctypes.CDLL:
 
 def best_level() -> int:
     """Index into LEVELS of what this processor has; -1 without kernels."""
-    native = library()
+    native = opened()
     return -1 if native is None else int(native.chatglm_best_level())
 
 

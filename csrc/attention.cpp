@@ -1,0 +1,397 @@
+// Attention over keys and values in blocks of 16 tokens, with rotary positions put on and the new
+// keys and values stored on the way: one call for all sequences of a layer.
+//
+// A block of keys is (width, 16), so that one vector register holds a coordinate of 16 keys; a block
+// of values is (16, padded width), padded to 16. Both are float32, bfloat16, or int8 with a float32
+// scale per token. Scores, softmax and sums are float32.
+//
+// Every query is computed in an order of its own: its scores key by key, its sum of values key by
+// key. So a result depends neither on the other queries of a call nor on which blocks hold the keys.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "pool.h"
+
+namespace {
+
+constexpr int64_t kKeys = 16;  // tokens in a block
+constexpr int64_t kRows = 8;   // queries that share a block in registers
+
+typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int8_t Bytes __attribute__((vector_size(16), aligned(1), may_alias));
+typedef uint16_t Shorts __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint32_t Words __attribute__((vector_size(64), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum Kind { kFloat = 0, kBrain = 1, kByte = 2 };
+
+}  // namespace
+
+extern "C" {
+
+// One layer's call; mirrored in chatglm/generation/native.py, field by field.
+struct ChatglmAttention {
+  const void* qkv;  // (tokens, stride): query heads, key heads, value heads
+  void* out;        // (tokens, heads · width)
+  void* keys;       // (kv heads, blocks, width, 16)
+  void* values;     // (kv heads, blocks, 16, padded width)
+  float* key_scales;    // (kv heads, blocks, 16), for int8
+  float* value_scales;  // the same
+  const float* cos;     // (tokens, planes · turned / 2)
+  const float* sin;
+  const int32_t* tables;   // blocks of all sequences, one after the other
+  const int32_t* offsets;  // (sequences + 1), where each one's begin
+  const int32_t* firsts;   // (sequences + 1), the first token of each in qkv
+  const int32_t* places;   // (tokens), the slot that each token is stored in
+  const int32_t* visible;  // (tokens), how many slots each may see
+  int64_t stride, num_tokens, num_sequences, num_blocks;
+  int64_t heads, kv_heads, width;
+  int64_t planes, turned;  // width turned by one plane; 0: no rotary positions
+  int32_t is_interleaved;
+  int32_t kind;     // of qkv and out: 0 float32, 1 bfloat16
+  int32_t kv_kind;  // of keys and values: 0 float32, 1 bfloat16, 2 int8
+  int32_t num_threads;
+  int32_t level;  // 0 portable, 1 AVX2, 2 AVX-512
+};
+}
+
+namespace {
+
+INLINE float from_brain(uint16_t half) {
+  const uint32_t bits = uint32_t(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+INLINE uint16_t to_brain(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t(bits >> 16 | 64);
+  return uint16_t((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+template <int kind>
+INLINE Floats load(const void* from, int64_t at) {
+  if constexpr (kind == kFloat) {
+    return *reinterpret_cast<const Floats*>(static_cast<const float*>(from) + at);
+  } else if constexpr (kind == kBrain) {
+    const Shorts half = *reinterpret_cast<const Shorts*>(static_cast<const uint16_t*>(from) + at);
+    return (Floats)(__builtin_convertvector(half, Words) << 16);
+  } else {
+    const Bytes whole = *reinterpret_cast<const Bytes*>(static_cast<const int8_t*>(from) + at);
+    return __builtin_convertvector(whole, Floats);
+  }
+}
+
+// e^x for x ≤ 0; 0 below −87 (Cephes' expf: range reduction by ln 2 in two parts, degree 5).
+INLINE Floats exponential(Floats x) {
+  const Ints tiny = x < -87.0f;
+  x = tiny ? Floats{} : x;
+  const Floats shifted = x * 1.44269504088896341f + 12582912.0f;
+  const Floats n = shifted - 12582912.0f;
+  Floats r = x - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+  const Floats result = p * (Floats)power;
+  return tiny ? Floats{} : result;
+}
+
+// What all threads read of a call, and which piece of work is next.
+struct Work final : Task {
+  const ChatglmAttention* a;
+  void (*attend)(const ChatglmAttention&, int64_t sequence, int64_t group, int64_t first,
+                 int64_t count, std::vector<float>& scratch);
+  struct Piece {
+    int32_t sequence, group, first, count;
+  };
+  std::vector<Piece> pieces;
+  std::atomic<int64_t> next{0};
+
+  void run() override {
+    std::vector<float> scratch;
+    for (;;) {
+      const int64_t i = next.fetch_add(1);
+      if (i >= int64_t(pieces.size())) return;
+      const Piece& p = pieces[size_t(i)];
+      attend(*a, p.sequence, p.group, p.first, p.count, scratch);
+    }
+  }
+};
+
+INLINE int64_t padded(int64_t width) { return (width + kKeys - 1) / kKeys * kKeys; }
+
+INLINE float element(const ChatglmAttention& a, int64_t at) {
+  return a.kind == kFloat ? static_cast<const float*>(a.qkv)[at]
+                          : from_brain(static_cast<const uint16_t*>(a.qkv)[at]);
+}
+
+// A head's vector in float32, turned by its token's angles where `turns`.
+INLINE void read_head(const ChatglmAttention& a, int64_t token, int64_t head, bool turns,
+                      float* out) {
+  const int64_t base = token * a.stride + head * a.width;
+  for (int64_t d = 0; d < a.width; ++d) out[d] = element(a, base + d);
+  if (!turns || a.turned == 0) return;
+  const int64_t half = a.turned / 2;
+  for (int64_t plane = 0; plane < a.planes; ++plane) {
+    const float* cos = a.cos + (token * a.planes + plane) * half;
+    const float* sin = a.sin + (token * a.planes + plane) * half;
+    float* x = out + plane * a.turned;
+    for (int64_t i = 0; i < half; ++i) {
+      const int64_t p = a.is_interleaved ? 2 * i : i, q = a.is_interleaved ? 2 * i + 1 : i + half;
+      const float u = x[p], v = x[q];
+      x[p] = u * cos[i] - v * sin[i];
+      x[q] = v * cos[i] + u * sin[i];
+    }
+  }
+}
+
+INLINE float byte_scale(const float* x, int64_t width) {
+  float largest = 0;
+  for (int64_t d = 0; d < width; ++d) {
+    const float size = std::fabs(x[d]);
+    if (!(size <= 3.402823466e38f)) return NAN;
+    largest = std::max(largest, size);
+  }
+  return largest / 127.0f;
+}
+
+// Keep the keys and values of one token.
+INLINE void store(const ChatglmAttention& a, int64_t sequence, int64_t token, float* buffer) {
+  const int64_t slot = a.places[token];
+  const int64_t block = a.tables[a.offsets[sequence] + slot / kKeys], at = slot % kKeys;
+  const int64_t wide = padded(a.width);
+  for (int64_t g = 0; g < a.kv_heads; ++g) {
+    const int64_t tile = g * a.num_blocks + block;
+    for (int side = 0; side < 2; ++side) {
+      const bool is_key = side == 0;
+      read_head(a, token, a.heads + (is_key ? g : a.kv_heads + g), is_key, buffer);
+      void* base = is_key ? a.keys : a.values;
+      const int64_t start = is_key ? tile * a.width * kKeys + at : (tile * kKeys + at) * wide;
+      const int64_t step = is_key ? kKeys : 1;
+      if (a.kv_kind == kFloat) {
+        float* to = static_cast<float*>(base) + start;
+        for (int64_t d = 0; d < a.width; ++d) to[d * step] = buffer[d];
+      } else if (a.kv_kind == kBrain) {
+        uint16_t* to = static_cast<uint16_t*>(base) + start;
+        for (int64_t d = 0; d < a.width; ++d) to[d * step] = to_brain(buffer[d]);
+      } else {
+        int8_t* to = static_cast<int8_t*>(base) + start;
+        const float scale = byte_scale(buffer, a.width);
+        (is_key ? a.key_scales : a.value_scales)[tile * kKeys + at] = scale;
+        const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+        const bool is_sound = std::isfinite(inverse);
+        for (int64_t d = 0; d < a.width; ++d) {
+          const float x = is_sound ? std::nearbyintf(buffer[d] * inverse) : 0.0f;
+          to[d * step] = int8_t(std::max(-127.0f, std::min(127.0f, x)));
+        }
+      }
+    }
+  }
+}
+
+// What `count` queries of one group of heads read, from query `first` on; query r is head r mod
+// share of token r div share.
+template <int kind>
+INLINE void attend_tile(const ChatglmAttention& a, int64_t sequence, int64_t group, int64_t first,
+                        int64_t count, std::vector<float>& scratch) {
+  const int64_t share = a.heads / a.kv_heads, wide = padded(a.width);
+  const int64_t begin = a.firsts[sequence];
+  const int32_t* table = a.tables + a.offsets[sequence];
+  const float scale = 1.0f / std::sqrt(float(a.width));
+  int64_t visible[kRows], most = 0;
+  for (int64_t r = 0; r < kRows; ++r) {  // rows that are too many repeat the last
+    const int64_t row = first + std::min(r, count - 1);
+    visible[r] = a.visible[begin + row / share];
+    most = std::max(most, visible[r]);
+  }
+  const int64_t blocks = (most + kKeys - 1) / kKeys, span = blocks * kKeys;
+  const size_t needed = size_t(kRows * (2 * wide + span));
+  if (scratch.size() < needed) scratch.resize(needed);
+  float* q = scratch.data();             // (width, rows)
+  float* sums = q + kRows * wide;    // (rows, wide)
+  float* scores = sums + kRows * wide;   // (rows, span)
+  float head[1024];
+  for (int64_t r = 0; r < kRows; ++r) {
+    const int64_t row = first + std::min(r, count - 1);
+    read_head(a, begin + row / share, group * share + row % share, true, head);
+    for (int64_t d = 0; d < a.width; ++d) q[d * kRows + r] = head[d] * scale;
+  }
+  Floats top[kRows];
+  for (int64_t r = 0; r < kRows; ++r) top[r] = Floats{} - INFINITY;
+  const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t tile = group * a.num_blocks + table[b];
+    const int64_t at = tile * a.width * kKeys;
+    Floats score[kRows] = {};
+    for (int64_t d = 0; d < a.width; ++d) {
+      const Floats key = load<kind>(a.keys, at + d * kKeys);
+      for (int64_t r = 0; r < kRows; ++r) score[r] += key * q[d * kRows + r];
+    }
+    for (int64_t r = 0; r < kRows; ++r) {
+      if (kind == kByte) score[r] *= load<kFloat>(a.key_scales, tile * kKeys);
+      const Ints seen = lanes < int32_t(visible[r] - b * kKeys);
+      score[r] = seen ? score[r] : Floats{} - INFINITY;
+      top[r] = score[r] > top[r] ? score[r] : top[r];
+      *reinterpret_cast<Floats*>(scores + r * span + b * kKeys) = score[r];
+    }
+  }
+  float total[kRows];
+  for (int64_t r = 0; r < kRows; ++r) {
+    float largest = top[r][0];
+    for (int i = 1; i < kKeys; ++i) largest = std::max(largest, float(top[r][i]));
+    Floats sum = {};
+    for (int64_t b = 0; b < blocks; ++b) {
+      Floats* part = reinterpret_cast<Floats*>(scores + r * span + b * kKeys);
+      const Floats p = exponential(*part - largest);
+      const Ints seen = lanes < int32_t(visible[r] - b * kKeys);
+      const Floats kept = seen ? p : Floats{};
+      sum += kept;
+      *part = kept;
+    }
+    total[r] = 0;
+    for (int i = 0; i < kKeys; ++i) total[r] += sum[i];
+  }
+  std::memset(sums, 0, size_t(kRows * wide) * sizeof(float));
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t tile = group * a.num_blocks + table[b];
+    const int64_t keys = std::min(kKeys, most - b * kKeys);
+    float weights[kKeys][kRows];
+    for (int64_t j = 0; j < keys; ++j) {
+      const float factor = kind == kByte ? a.value_scales[tile * kKeys + j] : 1.0f;
+      for (int64_t r = 0; r < kRows; ++r) {
+        const float p = scores[r * span + b * kKeys + j];
+        weights[j][r] = kind == kByte ? p * factor : p;
+      }
+    }
+    for (int64_t d = 0; d < wide; d += kKeys) {
+      Floats acc[kRows];
+      for (int64_t r = 0; r < kRows; ++r) {
+        acc[r] = *reinterpret_cast<const Floats*>(sums + r * wide + d);
+      }
+      for (int64_t j = 0; j < keys; ++j) {
+        const Floats value = load<kind>(a.values, (tile * kKeys + j) * wide + d);
+        for (int64_t r = 0; r < kRows; ++r) acc[r] += value * weights[j][r];
+      }
+      for (int64_t r = 0; r < kRows; ++r) *reinterpret_cast<Floats*>(sums + r * wide + d) = acc[r];
+    }
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t row = first + r;
+    const int64_t at =
+        (begin + row / share) * a.heads * a.width + (group * share + row % share) * a.width;
+    const float inverse = 1.0f / total[r];
+    for (int64_t d = 0; d < a.width; ++d) {
+      const float y = sums[r * wide + d] * inverse;
+      if (a.kind == kFloat) {
+        static_cast<float*>(a.out)[at + d] = y;
+      } else {
+        static_cast<uint16_t*>(a.out)[at + d] = to_brain(y);
+      }
+    }
+  }
+}
+
+INLINE void store_all(const ChatglmAttention& a) {
+  float buffer[1024];
+  for (int64_t s = 0; s < a.num_sequences; ++s) {
+    for (int64_t t = a.firsts[s]; t < a.firsts[s + 1]; ++t) store(a, s, t, buffer);
+  }
+}
+
+INLINE void attend_kind(const ChatglmAttention& a, int64_t sequence, int64_t group, int64_t first,
+                        int64_t count, std::vector<float>& scratch) {
+  if (a.kv_kind == kFloat) {
+    attend_tile<kFloat>(a, sequence, group, first, count, scratch);
+  } else if (a.kv_kind == kBrain) {
+    attend_tile<kBrain>(a, sequence, group, first, count, scratch);
+  } else {
+    attend_tile<kByte>(a, sequence, group, first, count, scratch);
+  }
+}
+
+#define VERSION(name, attribute)                                                                 \
+  attribute void attend_##name(const ChatglmAttention& a, int64_t sequence, int64_t group,       \
+                               int64_t first, int64_t count, std::vector<float>& scratch) {      \
+    attend_kind(a, sequence, group, first, count, scratch);                                      \
+  }                                                                                              \
+  attribute void store_##name(const ChatglmAttention& a) { store_all(a); }
+
+VERSION(portable, )
+#if defined(__x86_64__)
+VERSION(avx2, __attribute__((target("avx2,fma"))))
+VERSION(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))))
+#endif
+
+int best_level() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    return 2;
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+  return 0;
+}
+
+bool is_wrong(const ChatglmAttention& a) {
+  return a.num_tokens < 0 || a.num_sequences < 0 || a.kv_heads < 1 || a.heads % a.kv_heads ||
+         a.width < 1 || a.width > 1024 || a.planes < 0 || a.turned < 0 || a.turned % 2 ||
+         a.planes * a.turned > a.width || (a.kind != kFloat && a.kind != kBrain) ||
+         a.kv_kind < kFloat || a.kv_kind > kByte || a.num_threads < 1 || a.level < 0 ||
+         a.level > best_level();
+}
+
+}  // namespace
+
+extern "C" {
+
+// 0, or 1 where an argument is out of range.
+__attribute__((visibility("default"))) int chatglm_attention(const ChatglmAttention* call) {
+  const ChatglmAttention& a = *call;
+  if (is_wrong(a)) return 1;
+  Work work;
+  work.a = call;
+  work.attend = attend_portable;
+  void (*store_tokens)(const ChatglmAttention&) = store_portable;
+#if defined(__x86_64__)
+  if (a.level == 1) {
+    work.attend = attend_avx2;
+    store_tokens = store_avx2;
+  } else if (a.level == 2) {
+    work.attend = attend_avx512;
+    store_tokens = store_avx512;
+  }
+#endif
+  store_tokens(a);
+  int64_t products = 0;
+  for (int64_t s = 0; s < a.num_sequences; ++s) {
+    const int64_t length = a.firsts[s + 1] - a.firsts[s];
+    const int64_t rows = length * (a.heads / a.kv_heads);
+    for (int64_t first = 0; first < rows; first += kRows) {
+      for (int64_t g = 0; g < a.kv_heads; ++g) {
+        work.pieces.push_back({int32_t(s), int32_t(g), int32_t(first),
+                               int32_t(std::min(kRows, rows - first))});
+      }
+    }
+    if (length > 0) products += length * a.heads * a.width * a.visible[a.firsts[s + 1] - 1];
+  }
+  // A call of a few microseconds is not worth waking anybody.
+  const int64_t most = products < 400000 ? 1 : a.num_threads;
+  run_in_parallel(work, int(std::min<int64_t>(most, int64_t(work.pieces.size()))));
+  return 0;
+}
+}

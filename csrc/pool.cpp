@@ -1,0 +1,99 @@
+// Threads that wait for work; a short spin before sleep, since calls come in quick succession.
+
+#include "pool.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define PAUSE() _mm_pause()
+#else
+#define PAUSE() std::this_thread::yield()
+#endif
+
+namespace {
+
+class Pool {
+ public:
+  explicit Pool(int helpers) {
+    for (int i = 0; i < helpers; ++i) threads_.emplace_back([this] { wait(); });
+    for (auto& thread : threads_) thread.detach();
+  }
+
+  int helpers() const { return int(threads_.size()); }
+
+  void run(Task& task, int helpers) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      task_ = &task;
+      wanted_ = helpers;
+      busy_.store(helpers);
+      ticket_.fetch_add(1);
+    }
+    wake_.notify_all();
+    task.run();
+    {
+      // Helpers that have not begun need not: nothing is left for them.
+      std::lock_guard<std::mutex> lock(mutex_);
+      busy_.fetch_sub(wanted_);
+      wanted_ = 0;
+    }
+    while (busy_.load() > 0) PAUSE();
+  }
+
+ private:
+  void wait() {
+    uint64_t seen = 0;
+    for (;;) {
+      for (int spin = 0; spin < 2000 && ticket_.load() == seen; ++spin) PAUSE();
+      Task* task = nullptr;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return ticket_.load() != seen; });
+        seen = ticket_.load();
+        if (wanted_ > 0) {
+          --wanted_;
+          task = task_;
+        }
+      }
+      if (task == nullptr) continue;
+      task->run();
+      busy_.fetch_sub(1);
+    }
+  }
+
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<int> busy_{0};
+  Task* task_ = nullptr;
+  int wanted_ = 0;
+};
+
+std::mutex one_call;
+Pool* pool = nullptr;
+pid_t pool_owner = 0;
+
+}  // namespace
+
+void run_in_parallel(Task& task, int num_threads) {
+  const int helpers = num_threads - 1;
+  if (helpers < 1) {
+    task.run();
+    return;
+  }
+  std::lock_guard<std::mutex> lock(one_call);
+  if (pool == nullptr || pool_owner != getpid() || pool->helpers() < helpers) {
+    pool = new Pool(helpers);  // an earlier one is left to its sleeping threads
+    pool_owner = getpid();
+  }
+  pool->run(task, helpers);
+}

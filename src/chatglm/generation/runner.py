@@ -1,0 +1,133 @@
+"""The model as the engine uses it: packed for the machine, over a store of keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chatglm.generation import native
+from chatglm.generation.cache import (
+    KeyValueStore,
+    PagedBatch,
+    Span,
+    visible_slots,
+    write_learned,
+)
+from chatglm.generation.packed import can_pack, fingerprint, pack
+from chatglm.model import Transformer
+from chatglm.prompt import Prompt, positions
+
+
+@dataclass(kw_only=True)
+class Part:
+    """Tokens that a sequence reads next: `tokens` from place `start` on, into its blocks."""
+
+    prompt: Prompt
+    blocks: Sequence[int]
+    start: int
+    tokens: Sequence[int]
+
+
+class Runner:
+    """Reads tokens of several sequences in one forward."""
+
+    def __init__(
+        self, model: Transformer, *, learned_prefix: Tensor | None = None, kv_dtype: str = "auto"
+    ) -> None:
+        self.model = model.eval()
+        self.config = model.config
+        self.learned_prefix = learned_prefix
+        self.num_learned = 0 if learned_prefix is None else learned_prefix.shape[3]
+        self.device = model.embedding.weight.device
+        self.dtype = stream_dtype(model)
+        self.kv_dtype = kv_dtype_of(kv_dtype, self.dtype)
+        self.is_native = native.can_serve(
+            self.config.head_dim, self.dtype, self.kv_dtype, self.device
+        )
+        self.decoder = model
+        self.fingerprint: tuple[tuple[int, int], ...] | None = None
+        self.store: KeyValueStore | None = None
+
+    @property
+    def slots_needed(self) -> int:
+        """Slots of a sequence that fills the context."""
+        return self.config.max_length + self.num_learned
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token's keys and values."""
+        c = self.config
+        scales = 4 if self.kv_dtype == torch.int8 else 0
+        return 2 * c.num_layers * c.num_kv_heads * (c.head_dim * self.kv_dtype.itemsize + scales)
+
+    def refresh(self) -> bool:
+        """Whether weights have changed since the last call; then they are packed again."""
+        now = fingerprint(self.model)
+        if now == self.fingerprint:
+            return False
+        packs = can_pack(self.model)
+        self.decoder = self.model
+        if packs or self.is_native:
+            self.decoder = pack(self.model, linears=packs, attention=self.is_native)
+        self.fingerprint = now
+        return True
+
+    def open(self, num_blocks: int) -> KeyValueStore:
+        """The keys and values; their memory is asked for when this is first called."""
+        if self.store is None:
+            self.store = KeyValueStore(
+                self.config,
+                num_blocks=num_blocks,
+                dtype=self.kv_dtype,
+                device=self.device,
+                for_native=self.is_native,
+            )
+        return self.store
+
+    def begin(self, blocks: Sequence[int], num_slots: int) -> None:
+        """Put the learned prefix in front of a sequence, but for the first `num_slots`."""
+        if self.learned_prefix is not None and num_slots < self.num_learned:
+            assert self.store is not None
+            write_learned(self.store, blocks, self.learned_prefix, num_slots)
+
+    def read(self, parts: Sequence[Part]) -> Tensor:
+        """Hidden states (T, C) of the parts' tokens, one part after the other."""
+        assert self.store is not None
+        spans: list[Span] = []
+        places: list[list[int]] = [[] for _ in range(self.config.num_planes)]
+        for part in parts:
+            start, stop = part.start, part.start + len(part.tokens)
+            visible = visible_slots(part.prompt, self.config, start, stop, self.num_learned)
+            spans.append(Span(table=part.blocks, start=self.num_learned + start, visible=visible))
+            own = positions(part.prompt, stop, len(places), start)
+            for plane, row in zip(places, own, strict=True):
+                plane += row
+        tokens = [token for part in parts for token in part.tokens]
+        hidden: Tensor = self.decoder(
+            torch.tensor([tokens], device=self.device),  # (1, T)
+            torch.tensor([places], device=self.device),  # (1, P, T)
+            None,
+            PagedBatch(self.store, spans),
+        )
+        return hidden[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores (…, V) in float32 of the token after each hidden state."""
+        return self.decoder.logits(hidden)
+
+
+def stream_dtype(model: Transformer) -> torch.dtype:
+    """The dtype of hidden states, keys and values: the norms', which no quantization touches."""
+    return next(p.dtype for name, p in model.named_parameters() if ".norm1." in name)
+
+
+def kv_dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of keys and values: `auto` is the model's."""
+    kinds = {"auto": dtype, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    kinds |= {"float16": torch.float16, "int8": torch.int8}
+    if name not in kinds:
+        raise ValueError(f"kv_dtype must be one of {', '.join(kinds)}, got {name!r}")
+    return kinds[name]
