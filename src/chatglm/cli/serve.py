@@ -1,0 +1,298 @@
+"""`chatglm serve`: an OpenAI-compatible service and a page."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chatglm.cli.console import note, say
+from chatglm.cli.options import INVALID_INPUT, CommandError, use_few_threads
+from chatglm.errors import missing_extra
+
+if TYPE_CHECKING:
+    from chatglm.generation.chat import ChatGLM
+    from chatglm.serve.settings import Settings
+
+INTERRUPTED = 130
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "serve",
+        help=say("an OpenAI-compatible service and a page", "OpenAI 兼容服务与网页"),
+        description=say(
+            "Serve models over HTTP as OpenAI's API does, and a page to talk to them.",
+            "以 OpenAI 兼容接口提供模型服务，并附带网页界面。",
+        ),
+    )
+    add_models(parser)
+    add_door(parser)
+    add_limits(parser)
+    log = parser.add_argument_group(say("log", "日志"))
+    log.add_argument("--log-format", choices=("text", "json"), default="text")
+    log.add_argument(
+        "--log-content",
+        action="store_true",
+        help=say("prompts and replies go to the log too", "日志中包含提示词与回复"),
+    )
+    log.add_argument("-v", "--verbose", action="store_true")
+    parser.set_defaults(run=run)
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Which models, under which names."""
+    group = parser.add_argument_group(say("models", "模型"))
+    group.add_argument(
+        "--model",
+        action="append",
+        metavar="[NAME=]PATH",
+        help=say(
+            "directory or hub name, and the name that requests use; may be repeated; default: "
+            "$CHATGLM_MODEL, else the embedded model as nano",
+            "目录或 Hub 名称，可指定请求所用名称，可多次给出；默认 $CHATGLM_MODEL，"
+            "否则为内置模型 nano",
+        ),
+    )
+    group.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help=say(
+            "the first model with a LoRA adapter, under a name of its own; may be repeated",
+            "为第一个模型加载 LoRA 适配器并另起名称，可多次给出",
+        ),
+    )
+    group.add_argument(
+        "--served-model-name",
+        nargs="+",
+        metavar="NAME",
+        help=say("names of the first model", "第一个模型的名称（可多个）"),
+    )
+    group.add_argument(
+        "--accept-any-model",
+        action="store_true",
+        help=say("an unknown model means the first one", "未知的 model 一律使用第一个模型"),
+    )
+    group.add_argument("--revision", help=say("branch, tag or commit on the hub", "Hub 上的版本"))
+    group.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+    )
+    group.add_argument("--quantize", choices=("int8", "int4"))
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    group.add_argument(
+        "--offline", action="store_true", help=say("never touch the network", "不访问网络")
+    )
+
+
+def add_door(parser: argparse.ArgumentParser) -> None:
+    """Where the service is, and who may come in."""
+    group = parser.add_argument_group(say("address and access", "地址与访问"))
+    group.add_argument("--host", default="127.0.0.1")
+    group.add_argument("--port", type=int, default=8000)
+    group.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help=say(
+            "whoever has one may come in; may be repeated; default: $CHATGLM_API_KEY",
+            "访问密钥，可多次给出；默认 $CHATGLM_API_KEY",
+        ),
+    )
+    group.add_argument(
+        "--api-key-file",
+        type=Path,
+        help=say("a file with a key in each line", "每行一个密钥的文件"),
+    )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        help=say("allow other machines without a key", "允许其他机器无密钥访问"),
+    )
+    group.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help=say("a page of another site that may call", "允许跨域调用的网页来源"),
+    )
+    group.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=say("one more name of this server", "本服务的其他主机名"),
+    )
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """How much, and how long."""
+    group = parser.add_argument_group(say("limits", "限制"))
+    for flag, default, meaning in (
+        ("--max-num-seqs", 64, ("requests that run at once", "同时运行的请求数")),
+        ("--max-queue", 512, ("requests that may wait", "排队请求数上限")),
+        ("--max-body-bytes", 16 << 20, ("largest request body", "请求体大小上限")),
+    ):
+        group.add_argument(flag, type=int, default=default, help=f"{say(*meaning)} ({default})")
+    for flag, seconds, meaning in (
+        ("--header-timeout", 10.0, ("seconds for a request's head", "读取请求头的时限（秒）")),
+        ("--body-timeout", 20.0, ("seconds without more body", "请求体停滞的时限（秒）")),
+        ("--request-timeout", 600.0, ("seconds for a reply, 0: any", "单个请求的时限（秒）")),
+        ("--drain-timeout", 30.0, ("seconds after SIGTERM", "收到 SIGTERM 后的等待时限（秒）")),
+    ):
+        group.add_argument(flag, type=float, default=seconds, help=f"{say(*meaning)} ({seconds:g})")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal."""
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise missing_extra(error.name or "fastapi", "serve") from error
+    import signal
+
+    from chatglm.serve import log
+    from chatglm.serve.app import create_app
+    from chatglm.serve.http import make_server
+
+    settings = make_settings(arguments)
+    log.set_up(as_json=arguments.log_format == "json", verbose=arguments.verbose)
+    models = load_models(arguments, settings)
+    app = create_app(models, settings, report=log.report)
+    server = make_server(app, settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    names = ", ".join(models)
+    note(
+        say(
+            f"{names} at http://{host}:{settings.port} (page) and …/v1 (API); Ctrl-C stops",
+            f"{names} 已就绪：http://{host}:{settings.port}（网页），…/v1（接口）；Ctrl-C 停止",
+        )
+    )
+    server.run()
+    return INTERRUPTED if server.stopped_by == signal.SIGINT else 0
+
+
+def make_settings(arguments: argparse.Namespace) -> Settings:
+    """The flags as the server's settings; a sentence where they do not go together."""
+    from chatglm.serve.settings import Settings, is_loopback
+
+    keys = api_keys(arguments)
+    if not is_loopback(arguments.host) and not keys and not arguments.insecure:
+        raise CommandError(
+            f"--host {arguments.host} lets other machines in and there is no key; give --api-key "
+            "KEY, or --insecure to let everybody in"
+        )
+    if not 0 <= arguments.port <= 65535:
+        raise CommandError(f"--port must lie between 0 and 65535, got {arguments.port}")
+    for name in ("max_num_seqs", "max_body_bytes", "header_timeout", "body_timeout"):
+        if getattr(arguments, name) <= 0:
+            flag = "--" + name.replace("_", "-")
+            raise CommandError(f"{flag} must be above 0, got {getattr(arguments, name):g}")
+    for name in ("max_queue", "request_timeout", "drain_timeout"):
+        if getattr(arguments, name) < 0:
+            flag = "--" + name.replace("_", "-")
+            raise CommandError(f"{flag} must be at least 0, got {getattr(arguments, name):g}")
+    return Settings(
+        host=arguments.host,
+        port=arguments.port,
+        api_keys=keys,
+        allowed_hosts=tuple(arguments.allowed_host),
+        allow_origins=tuple(arguments.allow_origin),
+        accept_any_model=arguments.accept_any_model,
+        max_num_seqs=arguments.max_num_seqs,
+        max_queue=arguments.max_queue,
+        max_body_bytes=arguments.max_body_bytes,
+        header_timeout=arguments.header_timeout,
+        body_timeout=arguments.body_timeout,
+        request_timeout=arguments.request_timeout,
+        drain_timeout=arguments.drain_timeout,
+        log_content=arguments.log_content,
+    )
+
+
+def api_keys(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The keys of flags and file, else CHATGLM_API_KEY's."""
+    keys = list(arguments.api_key)
+    if arguments.api_key_file is not None:
+        try:
+            lines = arguments.api_key_file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(
+                f"--api-key-file {arguments.api_key_file} cannot be read ({error})"
+            ) from error
+        keys += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not keys:
+            raise CommandError(f"--api-key-file {arguments.api_key_file} holds no key")
+    if not keys and os.environ.get("CHATGLM_API_KEY"):
+        keys = [os.environ["CHATGLM_API_KEY"]]
+    if "" in keys:
+        raise CommandError("--api-key must not be empty; leave it out for a server without keys")
+    return tuple(keys)
+
+
+def split_name(text: str) -> tuple[str | None, str]:
+    """`NAME=PATH` as name and path; None where no name is given."""
+    name, sign, path = text.partition("=")
+    return (name, path) if sign and name and path and "/" not in name else (None, text)
+
+
+def load_models(arguments: argparse.Namespace, settings: Settings) -> dict[str, ChatGLM]:
+    """Every model by every name it has, the default first."""
+    sources: list[str | None] = list(arguments.model or [os.environ.get("CHATGLM_MODEL")])
+    models: dict[str, ChatGLM] = {}
+    first_source = None
+    for i, source in enumerate(sources):
+        name, path = split_name(source) if source else (None, None)
+        model = load(arguments, settings, path)
+        if i == 0:
+            first_source = path
+            use_few_threads(model)
+        default = Path(path).name if path else "nano"
+        names = arguments.served_model_name if i == 0 and arguments.served_model_name else None
+        for alias in names or [name or default]:
+            add(models, alias, model)
+    for adapter in arguments.adapter:
+        name, path = split_name(adapter)
+        add(models, name or Path(path).name, load(arguments, settings, first_source, path))
+    return models
+
+
+def add(models: dict[str, ChatGLM], name: str, model: ChatGLM) -> None:
+    """One more model under a name of its own."""
+    if name in models:
+        raise CommandError(f"two models are named {name}; give others: --model NAME=PATH")
+    models[name] = model
+
+
+def load(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    source: str | None,
+    adapter: str | None = None,
+) -> ChatGLM:
+    """The model at a source, loaded as the flags say."""
+    from chatglm.generation.chat import ChatGLM
+
+    if source is not None and source.startswith("openai/"):
+        raise CommandError(f"{source} is a remote service; a server serves weights of its own")
+    try:
+        model = ChatGLM.from_pretrained(
+            source,
+            dtype=arguments.dtype,
+            device=arguments.device,
+            revision=arguments.revision,
+            offline=True if arguments.offline else None,
+            quantize=arguments.quantize,
+            adapter=adapter,
+            max_num_seqs=settings.max_num_seqs,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        is_damaged = source is None or Path(source).exists()
+        raise CommandError(str(error), INVALID_INPUT if is_damaged else 1) from error
+    assert isinstance(model, ChatGLM)
+    return model

@@ -1,0 +1,1 @@
+"""The engine over HTTP: an OpenAI-compatible service and a page."""

@@ -1,0 +1,85 @@
+"""The application: routes behind the door, the worker beside them, the page at `/`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+
+from chatglm import __version__
+from chatglm.generation.chat import ChatGLM
+from chatglm.serve import applications, operations, routes
+from chatglm.serve.errors import add_handlers
+from chatglm.serve.gate import Gate
+from chatglm.serve.record import Record
+from chatglm.serve.registry import Registry
+from chatglm.serve.settings import Settings
+from chatglm.serve.worker import Worker
+
+
+def create_app(
+    models: Mapping[str, ChatGLM],
+    settings: Settings | None = None,
+    *,
+    report: Callable[[Record], None] | None = None,
+) -> FastAPI:
+    """The service over these models, by the names that requests use; the first is the default.
+
+    `app.state.registry` knows the models; set `app.state.is_draining` to take no more requests.
+    """
+    settings = settings or Settings()
+    if not models:
+        raise ValueError("there is no model to serve; give at least one")
+    worker = Worker()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        registry = Registry(models, settings, worker)
+        worker.start(registry.engines)
+        app.state.registry = registry
+        yield
+        worker.stop()
+
+    middleware = [Middleware(Gate, settings=settings, report=report)]
+    if settings.allow_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allow_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id"],
+        )
+        middleware.insert(0, cors)
+    app = FastAPI(
+        title="chatglm",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        middleware=middleware,
+    )
+    app.state.settings = settings
+    app.state.registry = None
+    app.state.is_draining = False
+    add_handlers(app)
+    for part in (operations, routes, applications):
+        app.include_router(part.router)
+    add_page(app, settings)
+    return app
+
+
+def add_page(app: FastAPI, settings: Settings) -> None:
+    """The page's folder at `/`; a few words where it has no page."""
+    if not (settings.web / "index.html").is_file():
+
+        @app.get("/", include_in_schema=False)
+        async def no_page(request: Request) -> Response:
+            return PlainTextResponse("chatglm serves /v1; there is no page in this installation.\n")
+
+    if settings.web.is_dir():
+        app.mount("/", StaticFiles(directory=settings.web, html=True), name="page")

@@ -1,0 +1,182 @@
+"""The door: who may come in, with what, and what is written down about it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chatglm.serve.errors import ApiError, respond
+from chatglm.serve.events import ClientGone
+from chatglm.serve.record import Record
+from chatglm.serve.settings import Settings
+
+PUBLIC = frozenset({"/health"})
+"""Paths that need no key."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "script-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+class Keys:
+    """The keys of a server, kept as digests; the comparison takes the same time for every guess."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def fit(self, given: str | None) -> bool:
+        """Whether a key is one of them, or none is needed."""
+        if not self.digests:
+            return True
+        digest = hashlib.sha256((given or "").encode()).digest()
+        found = [hmac.compare_digest(digest, known) for known in self.digests]
+        return given is not None and any(found)
+
+
+def given_key(authorization: str) -> str | None:
+    """The key of a Bearer header, or the password of a Basic one, which browsers ask people for."""
+    kind, _, rest = authorization.partition(" ")
+    if kind.lower() == "bearer":
+        return rest.strip()
+    if kind.lower() == "basic":
+        try:
+            pair = base64.b64decode(rest.strip(), validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+        return pair.partition(":")[2]
+    return None
+
+
+class Gate:
+    """Checks every request before the application sees it, and reports on it when it is over."""
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, report: Callable[[Record], None] | None = None
+    ) -> None:
+        self.app, self.settings = app, settings
+        self.report = report or (lambda record: None)
+        self.keys = Keys(settings.api_keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        asked = headers.get("x-request-id", "")
+        record = Record(
+            id=asked if REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}",
+            method=scope["method"],
+            path=scope["path"],
+            client=scope["client"][0] if scope.get("client") else "",
+        )
+        scope["chatglm.record"] = record
+        watched = self.watch_send(send, record)
+        try:
+            self.check(scope, headers)
+            limited = self.limit_body(receive, headers)
+            await self.app(scope, limited, watched)
+        except ApiError as error:
+            await self.refusal(error, headers)(scope, receive, watched)
+        except ClientGone:
+            record.status = 499
+        finally:
+            record.status = record.status or 499
+            self.report(record)
+
+    def check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """An error where a request may not come in."""
+        names = self.settings.host_names
+        host = headers.get("host", "")
+        if names is not None and hostname(f"//{host}") not in names:
+            raise ApiError(
+                403,
+                "the Host of the request is none of this server's names; add it with "
+                "--allowed-host",
+                code="wrong_host",
+            )
+        origin = headers.get("origin")
+        if origin is not None and not self.is_own(origin, host):
+            raise ApiError(
+                403,
+                "pages of other sites may not call this server; allow one with --allow-origin",
+                code="wrong_origin",
+            )
+        is_public = scope["path"] in PUBLIC
+        if not is_public and not self.keys.fit(given_key(headers.get("authorization", ""))):
+            raise ApiError(
+                401,
+                "this server asks for an API key: Authorization: Bearer KEY",
+                code="invalid_api_key",
+            )
+
+    def is_own(self, origin: str, host: str) -> bool:
+        """Whether a page's origin is this server, or one that was allowed."""
+        if origin in self.settings.allow_origins or "*" in self.settings.allow_origins:
+            return True
+        return urlsplit(origin).netloc.lower() == host.lower() != ""
+
+    def limit_body(self, receive: Receive, headers: Mapping[str, str]) -> Receive:
+        """`receive` that gives no more than the body's limit; an error says so, at best at once."""
+        most = self.settings.max_body_bytes
+        too_large = ApiError(
+            413, f"the body is larger than {most} bytes; send less at a time", code="too_large"
+        )
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length[:20]) > most:
+            raise too_large
+        so_far = 0
+
+        async def limited() -> Message:
+            nonlocal so_far
+            message = await receive()
+            so_far += len(message.get("body", b""))
+            if so_far > most:
+                raise too_large
+            return message
+
+        return limited
+
+    def watch_send(self, send: Send, record: Record) -> Send:
+        """`send` that adds the headers every response has."""
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                headers = [
+                    *message.get("headers", []),
+                    (b"x-request-id", record.id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"no-referrer"),
+                ]
+                if any(k == b"content-type" and v.startswith(b"text/html") for k, v in headers):
+                    headers.append((b"content-security-policy", PAGE_POLICY.encode()))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        return watched
+
+    def refusal(self, error: ApiError, headers: Mapping[str, str]) -> Response:
+        """The response to who may not come in; a browser is made to ask its user for the key."""
+        response = respond(error)
+        if error.status_code == 401 and "text/html" in headers.get("accept", ""):
+            response.headers["WWW-Authenticate"] = 'Basic realm="chatglm", charset="UTF-8"'
+        return response
+
+
+def hostname(url: str) -> str:
+    """The host of a URL in lower case; empty where it has none that can be read."""
+    try:
+        return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return ""

@@ -1,0 +1,61 @@
+"""How a server behaves: addresses, keys, limits and times."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+WEB = Path(__file__).parent / "web"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One server's settings; sizes in bytes, times in seconds.
+
+    api_keys: whoever shows one of them may come in; empty for everybody. allowed_hosts: names that
+    a request's Host may be besides the address itself, where there is no key. allow_origins: web
+    pages of other sites that may call. max_queue: requests that may wait per model. drain_timeout:
+    how long running requests may go on after SIGTERM. accept_any_model: an unknown `model` means
+    the first one.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
+    accept_any_model: bool = False
+    max_num_seqs: int = 64
+    max_queue: int = 512
+    max_body_bytes: int = 16 << 20
+    header_timeout: float = 10.0
+    body_timeout: float = 20.0
+    request_timeout: float = 600.0
+    keep_alive: float = 15.0
+    drain_timeout: float = 30.0
+    log_content: bool = False
+    web: Path = WEB
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        return is_loopback(self.host)
+
+    @property
+    def host_names(self) -> frozenset[str] | None:
+        """Names that a request's Host may be; None for any, where a key is asked for anyway."""
+        if self.api_keys or not self.is_loopback:
+            return None
+        names = {"localhost", "127.0.0.1", "::1", self.host, *self.allowed_hosts}
+        return frozenset(name.lower() for name in names)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,89 @@
+"""A served model for code that wants a `ChatGLM`; the worker's thread does the work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from chatglm.generation.chat import ChatGLM
+from chatglm.generation.engine import Engine
+from chatglm.generation.request import Output
+from chatglm.generation.sampling import Sampling
+from chatglm.prompt import Prompt
+from chatglm.serve.worker import Job, Worker
+
+
+class SharedEngine:
+    """What library code knows of an `Engine`, for one thread, over the worker.
+
+    `step` waits until the worker has something for one of this object's own requests.
+    """
+
+    def __init__(self, engine: Engine, worker: Worker) -> None:
+        self.engine, self.worker = engine, worker
+        self.requests: dict[int, Job] = {}
+        self.news = threading.Semaphore(0)
+        self.next_id = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.engine, name)
+
+    def add(self, prompt: Prompt, sampling: Sampling) -> int:
+        """Queue a request."""
+        job = Job(self.engine, prompt, sampling, self.news.release)
+        self.next_id += 1
+        self.requests[self.next_id] = job
+        self.worker.submit(job)
+        return self.next_id
+
+    def abort(self, request: int) -> bool:
+        """Forget a request."""
+        job = self.requests.pop(request, None)
+        if job is None:
+            return False
+        self.worker.cancel(job)
+        return True
+
+    def step(self) -> list[Output]:
+        """Wait for news."""
+        self.news.acquire()
+        return []
+
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[Output]:
+        """The outputs of one request, as they come."""
+        request = self.add(prompt, sampling)
+        job = self.requests[request]
+        try:
+            while True:
+                while job.outputs:
+                    output = job.outputs.popleft()
+                    if output.error is not None:
+                        raise output.error
+                    yield output
+                    if output.finish is not None:
+                        return
+                self.step()
+        finally:
+            self.abort(request)
+
+
+class SharedChatGLM(ChatGLM):
+    """A `ChatGLM` whose work is done by the worker; make one for each thread."""
+
+    def __init__(self, model: ChatGLM, worker: Worker) -> None:
+        self.loaded = model.loaded
+        self.worker = worker
+        self.engine = cast(Engine, SharedEngine(model.engine, worker))
+
+    def hidden(self, prompt: Prompt, positions: Tensor | None = None) -> Tensor:
+        """Last hidden states of a prompt's tokens, computed between two steps."""
+
+        @torch.inference_mode()
+        def compute() -> Tensor:
+            return ChatGLM.hidden(self, prompt, positions)
+
+        return self.worker.call(compute).result()
