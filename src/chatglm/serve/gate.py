@@ -9,6 +9,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.responses import Response
@@ -20,13 +21,14 @@ from chatglm.serve.record import Record
 from chatglm.serve.settings import Settings
 
 PUBLIC = frozenset({"/health"})
-"""Paths that need no key."""
+"""Paths that need no key, beside the page's own files: the page asks its reader for the key."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 PAGE_POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
-    "script-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; font-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
+"""Only the page's own files: nothing that a model writes can run, be fetched or be sent away."""
 
 
 class Keys:
@@ -67,6 +69,7 @@ class Gate:
         self.app, self.settings = app, settings
         self.report = report or (lambda record: None)
         self.keys = Keys(settings.api_keys)
+        self.public = PUBLIC | page_paths(settings.web)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -112,7 +115,7 @@ class Gate:
                 "pages of other sites may not call this server; allow one with --allow-origin",
                 code="wrong_origin",
             )
-        is_public = scope["path"] in PUBLIC
+        is_public = scope["path"] in self.public
         if not is_public and not self.keys.fit(given_key(headers.get("authorization", ""))):
             raise ApiError(
                 401,
@@ -172,6 +175,12 @@ class Gate:
         if error.status_code == 401 and "text/html" in headers.get("accept", ""):
             response.headers["WWW-Authenticate"] = 'Basic realm="chatglm", charset="UTF-8"'
         return response
+
+
+def page_paths(web: Path) -> frozenset[str]:
+    """The paths of the files in the page's folder, and that of the page."""
+    files = {f"/{path.relative_to(web).as_posix()}" for path in web.rglob("*") if path.is_file()}
+    return frozenset({"/"} | files if "/index.html" in files else files)
 
 
 def hostname(url: str) -> str:
