@@ -1,0 +1,165 @@
+"""How certain it is that the first chunk found answers the question, and from where on to answer.
+
+The weights are one logistic regression over three FAQ bases (their similar questions, one left out
+at a time; the same with the whole entry left out; questions of nobody's business), fitted by
+`python -m benchmarks.certainty`. The threshold is each base's own, found when something is added.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from importlib.resources import files
+
+from chatglm.apps.knowledge.records import Chunk, Hit
+from chatglm.apps.knowledge.search import Omit, Searcher, bm25
+from chatglm.apps.knowledge.store import K1
+from chatglm.apps.knowledge.vectors import passage_vectors
+from chatglm.apps.knowledge.words import distinct, normalized, terms
+
+# Words that every question has: they say nothing of what it is about.
+_CHINESE = (
+    "怎么 怎样 如何 什么 多少 哪里 哪些 哪个 可以 能不 不能 能否 是否 吗 呢 为什 几天 时候 多久 "
+    "请问 一下 么办 怎么办 我的 我要 我想 有没 没有 需要 你们"
+)
+_ENGLISH = "how what when where why which can do does is are the a to my i"
+QUESTION_WORDS = frozenset(f"{_CHINESE} {_ENGLISH}".split())
+WEIGHTS = (3.34, 2.4, 3.88, 2.07, 2.45)
+BIAS = -5.03
+DEFAULT_THRESHOLD = 0.33
+NUM_SAMPLES = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signs:
+    """What speaks for the first hit, each between 0 and 1.
+
+    coverage: how much of what the question is about the chunk holds. words: its share of the
+    highest BM25. meaning: cosine. lead: how far it is ahead of the second in the joined ranking.
+    lead_meaning: how far in cosine.
+    """
+
+    coverage: float
+    words: float
+    meaning: float
+    lead: float
+    lead_meaning: float
+
+
+def certainty(
+    searcher: Searcher, question: str, hits: Sequence[Hit], omit: Omit | None = None
+) -> float:
+    """Between 0 and 1: the chance that the first hit is the right one; 1 for a known wording."""
+    if not hits:
+        return 0.0
+    plain = bare(question)
+    if plain and any(bare(known) == plain for known in hits[0].chunk.questions):
+        return 1.0
+    signs = astuple(signs_of(searcher, question, hits, omit))
+    logit = BIAS + sum(weight * sign for weight, sign in zip(WEIGHTS, signs, strict=True))
+    return 1 / (1 + math.exp(-logit))
+
+
+def bare(text: str) -> str:
+    """A question without marks and spaces, as it is compared."""
+    return "".join(c for c in normalized(text) if c.isalnum())
+
+
+def signs_of(
+    searcher: Searcher, question: str, hits: Sequence[Hit], omit: Omit | None = None
+) -> Signs:
+    """The signs of the first hit."""
+    wanted = distinct(question)
+    weights = searcher.weights(wanted, omit)
+    first = hits[0].chunk
+    held = set(terms(first.searchable))
+    about = [term for term in wanted if term not in QUESTION_WORDS]
+    known = sum(weights[term] for term in about if term in held)
+    words = bm25(first, weights, searcher.store.mean_length())
+    cosines = near(searcher, question, [hit.chunk for hit in hits[:3]])
+    return Signs(
+        coverage=known / (sum(weights[term] for term in about) or 1),
+        words=words / ((sum(weights.values()) or 1) * (K1 + 1)),
+        meaning=cosines[0],
+        lead=hits[0].score - (hits[1].score if len(hits) > 1 else 0),
+        lead_meaning=cosines[0] - max(cosines[1:], default=0.0),
+    )
+
+
+def near(searcher: Searcher, question: str, chunks: Sequence[Chunk]) -> list[float]:
+    """Cosines of a question and chunks; zeros without vectors."""
+    if searcher.embedder is None:
+        return [0.0] * len(chunks)
+    vector = searcher.embedder.embed([question])[0]
+    rows = passage_vectors(chunks, searcher.embedder.embed)
+    return [max(float(row @ vector), 0.0) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Where to begin to answer, and what that does to questions of which the truth is known.
+
+    answered_right, answered_wrong: shares of own questions whose wording was left out.
+    answered_without_entry: share of own questions whose entry was left out. answered_off_topic:
+    share of questions of nobody's business.
+    """
+
+    threshold: float
+    answered_right: float
+    answered_wrong: float
+    answered_without_entry: float
+    answered_off_topic: float
+
+
+def calibrate(searcher: Searcher, chunks: Sequence[Chunk]) -> Calibration:
+    """The threshold of a base: 98 of 100 off-topic questions are refused, and three of four whose
+    entry is taken away.
+    """
+    entries = [chunk for chunk in chunks if chunk.questions]
+    choose = random.Random(0)
+    sample = choose.sample(entries, min(NUM_SAMPLES, len(entries)))
+    off_topic = [tried(searcher, question, None)[0] for question in off_topic_questions()]
+    without: list[float] = []
+    right: list[float] = []
+    wrong: list[float] = []
+    for chunk in sample:
+        wording = choose.choice(chunk.questions)
+        without.append(tried(searcher, wording, Omit(chunk=chunk.id))[0])
+        if len(chunk.questions) > 1:
+            score, found = tried(searcher, wording, Omit(chunk=chunk.id, wording=wording))
+            (right if found == chunk.id else wrong).append(score)
+    bounds = [quantile(off_topic, 0.98), quantile(without, 0.75)]
+    threshold = min(max(*bounds, 0.2), 0.6) if without else max(bounds[0], DEFAULT_THRESHOLD)
+    known = len(right) + len(wrong)
+    return Calibration(
+        threshold=round(threshold, 4),
+        answered_right=above(right, threshold) * len(right) / max(known, 1),
+        answered_wrong=above(wrong, threshold) * len(wrong) / max(known, 1),
+        answered_without_entry=above(without, threshold),
+        answered_off_topic=above(off_topic, threshold),
+    )
+
+
+def tried(searcher: Searcher, question: str, omit: Omit | None) -> tuple[float, int | None]:
+    """Certainty of what is found first, and its number."""
+    hits = searcher.search(question, 3, omit=omit)
+    return certainty(searcher, question, hits, omit), hits[0].chunk.id if hits else None
+
+
+def off_topic_questions() -> list[str]:
+    """Questions that no base is about."""
+    text = (files("chatglm") / "assets" / "support" / "off_topic.txt").read_text("utf-8")
+    return [line for line in text.split("\n") if line]
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that this share of values does not exceed; 0 of none."""
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
+
+
+def above(values: Sequence[float], threshold: float) -> float:
+    """The share of values that are at least the threshold."""
+    return sum(value >= threshold for value in values) / max(len(values), 1)

@@ -1,0 +1,160 @@
+"""From a question to chunks: by terms, by vectors, and both joined."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from chatglm.apps.knowledge.records import EVERYTHING, Chunk, Filter, Hit, Scored, Store
+from chatglm.apps.knowledge.store import K1, B
+from chatglm.apps.knowledge.vectors import Embedder, passage_vectors
+from chatglm.apps.knowledge.words import distinct, terms
+
+Way = Literal["joined", "lexical", "vector"]
+WAYS = get_args(Way)
+NUM_CANDIDATES = 50
+# Chosen on the similar questions of the FAQ bases, one left out at a time: benchmarks/retrieval.py.
+RANK_OFFSET = 5
+VECTOR_WEIGHT = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Omit:
+    """What a search pretends not to have: a chunk, or one wording of its question."""
+
+    chunk: int
+    wording: str | None = None
+
+    def applied(self, chunk: Chunk) -> Chunk | None:
+        """The chunk as it would be; None where nothing of it is left."""
+        if chunk.id != self.chunk:
+            return chunk
+        if self.wording is None:
+            return None
+        rest = tuple(text for text in chunk.questions if text != self.wording)
+        return replace(chunk, question=rest[0], variants=rest[1:]) if rest else None
+
+
+class Searcher:
+    """Search over a store. embedder: None leaves the terms alone."""
+
+    def __init__(self, store: Store, embedder: Embedder | None = None) -> None:
+        self.store, self.embedder = store, embedder
+
+    def search(
+        self,
+        question: str,
+        k: int = 5,
+        *,
+        way: Way = "joined",
+        only: Filter = EVERYTHING,
+        omit: Omit | None = None,
+    ) -> list[Hit]:
+        """The best k chunks, best first; scores between 0 and 1 within each way."""
+        if way not in WAYS:
+            raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
+        if way == "vector" and self.embedder is None:
+            raise ValueError("this base has no vectors; search it lexically")
+        num = max(NUM_CANDIDATES, k)
+        lists: dict[str, Scored] = {}
+        if way != "vector":
+            lists["lexical"] = self.by_terms(question, num, only, omit)
+        if way != "lexical" and self.embedder is not None:
+            lists["vector"] = self.by_vector(question, num, only, omit)
+        scored = joined(lists) if way == "joined" else next(iter(lists.values()))
+        places = {
+            name: {chunk: rank for rank, (chunk, _) in enumerate(found, start=1)}
+            for name, found in lists.items()
+        }
+        scores = dict(scored)
+        hits = []
+        for chunk in self.store.chunks([number for number, _ in scored[:k]]):
+            seen = omit.applied(chunk) if omit else chunk
+            if seen is not None:
+                ranks = {name: at[chunk.id] for name, at in places.items() if chunk.id in at}
+                hits.append(Hit(chunk=seen, score=scores[chunk.id], ranks=ranks))
+        return hits
+
+    def by_terms(
+        self, question: str, k: int, only: Filter = EVERYTHING, omit: Omit | None = None
+    ) -> Scored:
+        """BM25 of the store's candidates, computed here so that all stores score alike.
+
+        1 is what a chunk would have that holds every term of the question over and over.
+        """
+        wanted = distinct(question)
+        found = self.store.lexical(wanted, k, only)
+        weights = self.weights(wanted, omit) if found else {}
+        most = sum(weights.values()) * (K1 + 1)
+        mean = self.store.mean_length()
+        scored = []
+        for chunk in self.store.chunks([number for number, _ in found]):
+            seen = omit.applied(chunk) if omit else chunk
+            if seen is not None and (score := bm25(seen, weights, mean)):
+                scored.append((chunk.id, score / most))
+        return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
+
+    def by_vector(
+        self, question: str, k: int, only: Filter = EVERYTHING, omit: Omit | None = None
+    ) -> Scored:
+        """Cosines, those below 0 as 0."""
+        assert self.embedder is not None
+        vector = self.embedder.embed([question])[0]
+        if not vector.any():
+            return []
+        found = [(chunk, max(score, 0.0)) for chunk, score in self.store.dense(vector, k, only)]
+        if omit is None:
+            return found
+        kept = [pair for pair in found if pair[0] != omit.chunk]
+        for chunk in self.store.chunks([omit.chunk]):
+            if (seen := omit.applied(chunk)) is not None:
+                own = passage_vectors([seen], self.embedder.embed)[0]
+                kept.append((chunk.id, max(float(own @ vector), 0.0)))
+        return sorted(kept, key=lambda pair: (-pair[1], pair[0]))
+
+    def weights(self, wanted: Sequence[str], omit: Omit | None = None) -> dict[str, float]:
+        """How much each term says: the rarer, the more."""
+        counts, total = self.counts(wanted, omit), self.store.num_chunks()
+        return {t: math.log(1 + (total - n + 0.5) / (n + 0.5)) for t, n in counts.items()}
+
+    def counts(self, wanted: Sequence[str], omit: Omit | None = None) -> dict[str, int]:
+        """In how many chunks each term occurs, without what is omitted."""
+        counts = dict(self.store.frequencies(wanted))
+        for chunk in self.store.chunks([omit.chunk]) if omit else ():
+            rest = omit.applied(chunk) if omit else None
+            left = set(terms(rest.searchable)) if rest else set[str]()
+            for term in set(terms(chunk.searchable)) - left:
+                if term in counts:
+                    counts[term] -= 1
+        return counts
+
+
+def bm25(chunk: Chunk, weights: dict[str, float], mean_length: float) -> float:
+    """BM25 of a chunk for weighted terms (Robertson & Zaragoza 2009, eq. 3.15)."""
+    counts = Counter(terms(chunk.searchable))
+    norm = K1 * (1 - B + B * counts.total() / mean_length)
+    return sum(
+        weight * counts[term] * (K1 + 1) / (counts[term] + norm)
+        for term, weight in weights.items()
+        if term in counts
+    )
+
+
+def joined(lists: dict[str, Scored]) -> Scored:
+    """Reciprocal rank fusion (Cormack et al. 2009), 1 for what every list has first.
+
+    Of equals the one with the higher scores goes first.
+    """
+    shares = {"lexical": 1.0, "vector": VECTOR_WEIGHT}
+    total = sum(shares[name] for name in lists)
+    scores: dict[int, float] = {}
+    sums: dict[int, float] = {}
+    for name, found in lists.items():
+        for rank, (chunk, score) in enumerate(found):
+            share = shares[name] / total * (RANK_OFFSET + 1) / (RANK_OFFSET + 1 + rank)
+            scores[chunk] = scores.get(chunk, 0.0) + share
+            sums[chunk] = sums.get(chunk, 0.0) + score
+    return sorted(scores.items(), key=lambda pair: (-pair[1], -sums[pair[0]], pair[0]))
