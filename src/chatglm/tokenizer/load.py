@@ -153,8 +153,8 @@ def generation_of_json(config: Mapping[str, object], name: str) -> str:
     tokenizer_config.json.
     """
     template = str(config.get("chat_template") or "")
-    if config.get("chatglm_generation") == "nano":
-        return "nano"
+    if (said := config.get("chatglm_generation")) in GENERATIONS:
+        return str(said)
     if config.get("model_type") == "glm4_moe" or "<arg_key>" in template:
         return "glm4_moe"
     if "z1" in name or "<think>" in template:

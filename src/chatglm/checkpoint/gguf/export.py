@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from chatglm.checkpoint.configs import Format
-from chatglm.checkpoint.fill import build
 from chatglm.checkpoint.gguf.header import Value, is_gguf, read_header
 from chatglm.checkpoint.gguf.metadata import Keys, architecture_of, keys_of, keys_of_defaults
 from chatglm.checkpoint.gguf.words import TEMPLATE, keys_of_tokenizer
 from chatglm.checkpoint.load import Loaded
-from chatglm.checkpoint.names import entry_of
-from chatglm.checkpoint.transforms import part_sizes, to_theirs
+from chatglm.checkpoint.parts import Place, places_of, refuse_parts, shape_at, tensor_at
 from chatglm.checkpoint.write import flush
-from chatglm.config import ModelConfig
 from chatglm.errors import missing_extra
-from chatglm.quantization.official import OfficialLinear
 from chatglm.tokenizer.jinja import chat_template
 
 if TYPE_CHECKING:
@@ -59,15 +52,17 @@ def export_gguf(loaded: Loaded, path: str | os.PathLike[str], *, kind: str = "q8
     except ImportError as error:
         raise missing_extra("gguf", "gguf") from error
     architecture = architecture_of(loaded.config)
-    keys = keys_of_model(loaded, kind)
-    parts = parts_of(loaded.config, _FORMATS[architecture])
+    format = _FORMATS[architecture]
     part = target.with_name(f".{target.name}.part")
     writer = gguf.GGUFWriter(part, architecture)
-    for key, value in keys.items():
+    for key, value in keys_of_model(loaded, kind).items():
         add_key(writer, key, value)
-    for name, places in parts.items():
-        shape = shape_of(loaded, name, places)
-        stored = gguf.GGMLQuantizationType[kind_of(name, shape, kind)]
+    tensors = {}
+    for name, places in places_of(loaded.config, format).items():
+        shape = shape_in_file(loaded, format, places)
+        of_tensor = kind_of(name, shape, kind)
+        tensors[name] = places, of_tensor
+        stored = gguf.GGMLQuantizationType[of_tensor]
         block, size = gguf.GGML_QUANT_SIZES[stored]
         num_bytes = math.prod(shape) // block * size
         writer.add_tensor_info(name, shape, np.dtype(np.float32), num_bytes, raw_dtype=stored)
@@ -76,9 +71,8 @@ def export_gguf(loaded: Loaded, path: str | os.PathLike[str], *, kind: str = "q8
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for name, places in parts.items():
-            of_tensor = kind_of(name, shape_of(loaded, name, places), kind)
-            writer.write_tensor_data(blocks(loaded, name, places, of_tensor))
+        for places, of_tensor in tensors.values():
+            writer.write_tensor_data(blocks(loaded, format, places, of_tensor))
         writer.close()
         flush(part)
         part.rename(target)
@@ -88,62 +82,25 @@ def export_gguf(loaded: Loaded, path: str | os.PathLike[str], *, kind: str = "q8
             "give another place"
         ) from error
     finally:
+        writer.close()
         part.unlink(missing_ok=True)
     return target
 
 
 def check(loaded: Loaded, target: Path, kind: str) -> None:
-    """A ValueError where the model cannot become such a file."""
+    """An error where the model cannot become such a file."""
     if kind not in TYPES:
         raise ValueError(f"the type must be one of {', '.join(TYPES)}, got {kind!r}")
     if target.exists():
         raise FileExistsError(f"{target} is there already; give a new file")
-    architecture_of(loaded.config)
-    if loaded.prefix is not None:
-        raise ValueError(f"{loaded.directory} has a learned prefix, which GGUF does not hold")
-    if loaded.adapter is not None:
-        raise ValueError(f"the adapter {loaded.adapter} must be merged before the export")
-    if loaded.quantize is not None:
-        raise ValueError(
-            f"the model was quantized to {loaded.quantize} while loading; load it without quantize "
-            "and export that"
-        )
+    refuse_parts(loaded)
 
 
-Places = list[tuple[str, int]]
-
-
-def parts_of(config: ModelConfig, format: Format) -> dict[str, Places]:
-    """What each of the file's tensors is made of: our parameter, and the place of the tensor among
-    those that the parameter joins. Experts are stacked in their order.
-    """
-    parts: dict[str, Places] = {}
-    for ours in build(config).state_dict():
-        for index, name in enumerate(entry_of(format, ours).theirs):
-            parts.setdefault(_INDEX.sub("", name), []).append((ours, index))
-    return parts
-
-
-_INDEX = re.compile(r"\[\d+\]$")
-
-
-def shape_of(loaded: Loaded, name: str, places: Places) -> tuple[int, ...]:
-    """Shape of a tensor of the file."""
-    ours, index = places[0]
-    rows, *columns = shape_of_parameter(loaded, ours)
-    transform = entry_of(_FORMATS[architecture_of(loaded.config)], ours).transform
-    if transform == "join":
-        rows = part_sizes(rows, loaded.config, ours)[index]
-    return (*((len(places),) if "_exps." in name else ()), rows, *columns)
-
-
-def shape_of_parameter(loaded: Loaded, ours: str) -> tuple[int, ...]:
-    """Shape of a parameter of ours, packed or not."""
-    module = loaded.model.get_submodule(ours.rpartition(".")[0])
-    shape = tuple(loaded.model.state_dict()[ours].shape)
-    if isinstance(module, OfficialLinear) and ours.endswith(".weight"):
-        return (shape[0], module.columns)
-    return shape
+def shape_in_file(loaded: Loaded, format: Format, places: list[Place]) -> tuple[int, ...]:
+    """Shape of a tensor of the file; experts are stacked."""
+    shape = shape_at(loaded, format, places[0])
+    is_stacked = len(places) > 1 or ".experts." in places[0][0]
+    return (len(places), *shape) if is_stacked else shape
 
 
 def kind_of(name: str, shape: tuple[int, ...], kind: str) -> str:
@@ -158,28 +115,17 @@ def kind_of(name: str, shape: tuple[int, ...], kind: str) -> str:
     return TYPES[kind][0]
 
 
-def blocks(loaded: Loaded, name: str, places: Places, kind: str) -> np.ndarray:
+def blocks(loaded: Loaded, format: Format, places: list[Place], kind: str) -> np.ndarray:
     """The bytes of a tensor of the file, as numpy's array."""
     import gguf
 
-    format = _FORMATS[architecture_of(loaded.config)]
     made = []
-    for ours, index in places:
-        transform = entry_of(format, ours).transform
-        tensor = to_theirs(transform, parameter(loaded, ours), loaded.config, ours)[index]
-        numbers = tensor.detach().cpu().float().contiguous()
+    for place in places:
+        numbers = tensor_at(loaded, format, place).float()
         if kind == "F16" and float(numbers.abs().max()) > _LARGEST_HALF:
-            raise ValueError(f"{name} has numbers beyond float16; export as bf16 or f32")
+            raise ValueError(f"{place[0]} has numbers beyond float16; export as bf16 or f32")
         made.append(gguf.quantize(numbers.numpy(), gguf.GGMLQuantizationType[kind]))
     return made[0] if len(made) == 1 else np.concatenate(made)
-
-
-def parameter(loaded: Loaded, ours: str) -> Tensor:
-    """A parameter of the model; what is packed as floating point."""
-    module = loaded.model.get_submodule(ours.rpartition(".")[0])
-    if isinstance(module, OfficialLinear) and ours.endswith(".weight"):
-        return module.dequantized(torch.float32)
-    return loaded.model.state_dict()[ours]
 
 
 def keys_of_model(loaded: Loaded, kind: str) -> Keys:

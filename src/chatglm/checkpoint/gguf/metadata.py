@@ -13,6 +13,7 @@ import numpy as np
 from chatglm.checkpoint import configs
 from chatglm.checkpoint.configs import Defaults, Format
 from chatglm.checkpoint.gguf.header import Value
+from chatglm.checkpoint.parts import transformers_format
 from chatglm.config import Experts, ModelConfig, RopeScaling
 from chatglm.errors import CheckpointError
 
@@ -22,6 +23,11 @@ number = partial(configs.number, where="")
 Architecture = Literal["chatglm", "glm4", "glm4moe"]
 Keys = dict[str, Value]
 
+_ARCHITECTURES: dict[Format, Architecture] = {
+    "glm": "chatglm",
+    "glm4": "glm4",
+    "glm4_moe": "glm4moe",
+}
 # ggml's key behind the architecture → our field.
 _SIZES = {
     "block_count": "num_layers",
@@ -60,28 +66,13 @@ GENERATION, END_IDS, MAX_NEW_TOKENS = (
 
 def architecture_of(config: ModelConfig) -> Architecture:
     """llama.cpp's name of an architecture; a ValueError where it has none for this one."""
-    is_known = (
-        config.norm == "rmsnorm"
-        and config.residual in ("pre", "sandwich")
-        and config.final_norm
-        and config.position == "rope"
-        and config.context == "causal"
-        and config.mlp == "swiglu"
-        and config.bias in ("qkv", "none")
-        and config.rope_frequency_dtype == "float32"
-        and config.rope_pairs == ("half" if config.experts else "interleaved")
-        and not (config.experts and config.residual == "sandwich")
-        and (config.experts is not None or not config.qk_norm)
-        and has_default_yarn(config.rope_scaling)
-    )
-    if not is_known:
+    format = transformers_format(config)
+    if format is None or not has_default_yarn(config.rope_scaling):
         raise ValueError(
             "llama.cpp has no architecture for this model; it knows ChatGLM2 and 3, GLM-4, "
             "GLM-4-0414, GLM-Z1 and GLM-4.5 as they were published"
         )
-    if config.experts:
-        return "glm4moe"
-    return "glm4" if config.residual == "sandwich" else "chatglm"
+    return _ARCHITECTURES[format]
 
 
 def has_default_yarn(scaling: RopeScaling | None) -> bool:
@@ -92,10 +83,11 @@ def has_default_yarn(scaling: RopeScaling | None) -> bool:
 
 
 def is_square(config: ModelConfig) -> bool:
-    """Whether heads and their width make the model's width, as all published models have it and
-    llama.cpp's `chatglm` expects.
+    """Whether llama.cpp opens a file of this shape: its `chatglm` wants heads and their width to
+    make the model's width, as in all published models.
     """
-    return config.num_heads * config.head_dim == config.hidden_size
+    is_bound = architecture_of(config) == "chatglm"
+    return not is_bound or config.num_heads * config.head_dim == config.hidden_size
 
 
 def keys_of(config: ModelConfig) -> Keys:

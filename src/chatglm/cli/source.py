@@ -1,0 +1,67 @@
+"""Which model a command works on that handles files and not conversations."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chatglm.cli.console import say
+from chatglm.cli.options import INVALID_INPUT, CommandError
+
+if TYPE_CHECKING:
+    from chatglm.checkpoint import Loaded
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """The model, as a word or by --model, and an adapter on it."""
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="MODEL",
+        help=say(
+            "directory, GGUF file or hub name; default: $CHATGLM_MODEL, else the embedded model",
+            "目录、GGUF 文件或 Hub 名称；默认 $CHATGLM_MODEL，否则用内置模型",
+        ),
+    )
+    parser.add_argument("--model", help=say("the same by name", "同上"))
+    parser.add_argument(
+        "--adapter",
+        metavar="DIRECTORY",
+        help=say("a LoRA adapter in PEFT's format", "PEFT 格式的 LoRA 适配器"),
+    )
+    parser.add_argument("--revision", help=say("branch, tag or commit on the hub", "Hub 上的版本"))
+    parser.add_argument(
+        "--offline", action="store_true", help=say("never touch the network", "不访问网络")
+    )
+
+
+def load_weights(arguments: argparse.Namespace) -> Loaded:
+    """The model that the flags name, on the CPU in the precision of its files."""
+    from chatglm.checkpoint import load
+
+    if arguments.source is not None and arguments.model is not None:
+        raise CommandError(
+            f"two models are named, {arguments.source} and {arguments.model}; give one"
+        )
+    source = arguments.source or arguments.model or os.environ.get("CHATGLM_MODEL")
+    try:
+        return load(
+            source,
+            device="cpu",
+            revision=arguments.revision,
+            offline=True if arguments.offline else None,
+            adapter=arguments.adapter,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        is_damaged = source is None or Path(source).exists()
+        raise CommandError(str(error), INVALID_INPUT if is_damaged else 1) from error
+
+
+def refuse_existing(path: Path) -> None:
+    """An error, before anything is loaded, where the output is there already."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists():
+        raise CommandError(f"{path} is there already; give a new --output")
