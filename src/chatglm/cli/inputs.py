@@ -66,10 +66,7 @@ def document(word: str) -> TextFile:
 
 def looks_like_path(word: str) -> bool:
     """Whether a word that is no file was meant as one."""
-    return (
-        re.fullmatch(r"(?:\S*[/\\])?[^\s，。！？]*\.[A-Za-z0-9]{1,8}|[./~]\S*/\S*", word)
-        is not None
-    )
+    return _PATH.fullmatch(word) is not None
 
 
 @contextmanager
