@@ -11,11 +11,16 @@ import pytest
 
 FILE = Path(__file__).resolve().parents[2] / "recipes" / "everyday.jsonl"
 LEAST = {
-    "identity": 250,
-    "smalltalk": 250,
-    "introduction": 500,
-    "advice": 350,
-    "sums": 200,
+    "identity": 300,
+    "smalltalk": 300,
+    "introduction": 800,
+    "advice": 400,
+    "facts": 800,
+    "sums": 250,
+    "translation": 400,
+    "service": 250,
+    "refusal": 90,
+    "writing": 220,
 }
 HELD_OUT = (
     "你好，我是一个程序员。",
@@ -92,7 +97,7 @@ def test_no_conversation_stands_twice(talks: list[Talk]) -> None:
 
 
 def test_no_first_question_or_reply_is_worn_out(talks: list[Talk]) -> None:
-    questions = Counter(bare(talk[0][1]) for talk in talks)
+    questions = Counter(bare(talk[0][1]) for talk in talks if len(talk) == 2)
     replies = Counter(talk[1][1] for talk in talks)
     assert max(questions.values()) <= 6
     assert max(replies.values()) <= 20
@@ -107,4 +112,4 @@ def test_every_type_is_well_represented(records: list[Record]) -> None:
 
 def test_a_part_of_the_conversations_has_several_turns(talks: list[Talk]) -> None:
     several = sum(len(talk) > 2 for talk in talks)
-    assert several >= 0.07 * len(talks)
+    assert several >= 0.12 * len(talks)
