@@ -68,10 +68,13 @@ class LoraLinear(nn.Module):
         self.base = base
         self.parts = nn.ModuleList(LoraPart(update) for update in updates)
         self.ratios: list[Tensor] | None = None
+        self.is_on = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) → (…, rows)."""
+        """(…, in) → (…, rows); without the updates while they are switched off."""
         y: Tensor = self.base(x)
+        if not self.is_on:
+            return y
         parts = [part for part in self.parts if isinstance(part, LoraPart)]
         if any(part.magnitude is not None for part in parts):
             return self.scaled(x, y, parts)

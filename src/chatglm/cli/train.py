@@ -20,12 +20,18 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Train; 4 when the loss is no number any more, 130 or 143 when asked to stop."""
-    from chatglm.training.config import read_recipe
+    from chatglm.training.config import TrainConfig, build, read_table
     from chatglm.training.run import train
     from chatglm.training.trainer import Interrupted, TrainingDiverged
+    from chatglm.training.tuning import is_tune_table
 
+    table = read_table(args.recipe, args.overrides)
+    if is_tune_table(table):
+        from chatglm.cli.finetune import tune_recipe
+
+        return tune_recipe(table, args.recipe)
     try:
-        directory = train(read_recipe(args.recipe, args.overrides))
+        directory = train(build(TrainConfig, table, where=args.recipe))
     except TrainingDiverged as error:
         print(error, file=sys.stderr)
         return 4

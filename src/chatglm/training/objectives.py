@@ -22,7 +22,7 @@ class Objective(Protocol):
     number.
     """
 
-    def __call__(self, model: Network, batch: Batch) -> tuple[Tensor, Tensor]:
+    def __call__(self, model: Network, batch: Batch, /) -> tuple[Tensor, Tensor]:
         """Loss () in nats, with a gradient, and targets ()."""
         ...
 

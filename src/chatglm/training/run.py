@@ -6,13 +6,11 @@ import json
 import sys
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
 from chatglm import checkpoint
 from chatglm.config import ModelConfig
 from chatglm.data.blank import BlankConfig, BlankIds
-from chatglm.data.pack import Rows
 from chatglm.data.shards import Documents, open_documents
 from chatglm.data.stream import (
     Build,
@@ -24,13 +22,14 @@ from chatglm.data.stream import (
     masked_build,
 )
 from chatglm.model import Transformer
-from chatglm.parallel import Group, join
-from chatglm.parallel.recompute import recompute
+from chatglm.parallel import join
 from chatglm.tokenizer import Tokenizer, load_tokenizer
 from chatglm.training.batch import Batch
-from chatglm.training.config import LoopConfig, SourceConfig, TrainConfig, as_table
-from chatglm.training.objectives import Network, chunked
+from chatglm.training.config import SourceConfig, TrainConfig, as_table
+from chatglm.training.distribute import distribute
+from chatglm.training.objectives import chunked
 from chatglm.training.publish import has_format, publish
+from chatglm.training.rows import as_batch
 from chatglm.training.start import initialize
 from chatglm.training.state import load_state, newest, write_text_safely
 from chatglm.training.trainer import Trainer
@@ -57,29 +56,6 @@ class PackedSource:
     def load_state(self, state: dict[str, object]) -> None:
         """Continue from a state."""
         self.stream.load_state(state)
-
-
-def as_batch(rows: Rows, config: ModelConfig) -> Batch:
-    """Packed rows as tensors for a model: one position plane counts by itself, and a causal model
-    has no prefix.
-    """
-    tokens = torch.from_numpy(rows.tokens)
-    documents = torch.from_numpy(rows.documents)
-    if config.num_planes == 2:
-        positions = torch.from_numpy(rows.positions)  # (B, 2, T)
-    else:
-        index = torch.arange(tokens.shape[1]).expand_as(tokens)
-        begins = torch.ones_like(documents, dtype=torch.bool)
-        begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-        start = torch.where(begins, index, 0).cummax(1).values
-        positions = (index - start)[:, None]  # (B, 1, T)
-    return Batch(
-        tokens=tokens,
-        labels=torch.from_numpy(rows.labels),
-        positions=positions,
-        documents=documents,
-        prefix=torch.from_numpy(rows.prefix) if config.context == "prefix" else None,
-    )
 
 
 def make_build(
@@ -224,23 +200,6 @@ def train(config: TrainConfig) -> Path:
         finished = publish(model, tokenizer, directory / "model", writes=group.is_first)
     group.wait()
     return finished or latest(directory)
-
-
-def distribute(model: Network, config: LoopConfig, group: Group) -> None:
-    """Move the model to this process's device, in pieces and recomputing where the recipe says so.
-
-    A process alone on a CPU leaves everything as it is.
-    """
-    if group.device.type != "cpu":
-        model.to(group.device)
-    if config.recompute:
-        recompute(model)
-    if config.shard:
-        if group.size == 1:
-            raise ValueError("shard needs several processes; start them by torchrun")
-        from chatglm.parallel.shard import shard
-
-        shard(model, group)
 
 
 def latest(directory: Path) -> Path:

@@ -1,0 +1,131 @@
+"""What a run will need, measured on its own longest batch before the first step."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from chatglm.training.batch import Batch
+from chatglm.training.trainer import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foresight:
+    """peak_bytes: the most memory of the process. seconds: the steps, and the held-out losses."""
+
+    peak_bytes: int
+    seconds: float
+    num_trainable: int
+    num_parameters: int
+
+
+def foresee(trainer: Trainer, planned: list[list[int]], probes: tuple[Batch, Batch]) -> Foresight:
+    """Forward and backward on a batch of the longest examples and on one of usual length.
+
+    planned: tokens, padding included, of every micro-batch, step by step. Nothing is updated; the
+    gradients are thrown away.
+    """
+    model, config = trainer.model, trainer.config
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    forget_peak()
+    model.train()
+    points = []
+    for batch in probes:
+        micro = batch.split(config.micro_rows)[0]
+        once(trainer, micro)  # the first time, memory is asked for
+        started = time.perf_counter()
+        once(trainer, micro)
+        points.append((micro.tokens.numel(), time.perf_counter() - started))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    num_trained = sum(p.numel() for p in trained)
+    update = seconds_of_update(num_trained)
+    for parameter in model.parameters():
+        parameter.grad = None
+    each, a_token = line_through(points)
+    steps = sum(each * len(step) + a_token * sum(step) + update for step in planned)
+    watched = sum(b.tokens.numel() for watch in trainer.watches.values() for b in watch.batches)
+    rounds = len(planned) // config.validate_steps + 2
+    seconds = steps + rounds * watched * a_token / 3
+    moments = (1 if config.optim.kind == "muon" else 2) * 4 * num_trained
+    # A checkpoint is written from copies of what is trained and of the optimizer's moments.
+    peak = peak_bytes() + moments
+    return Foresight(
+        peak_bytes=max(peak, resting_bytes() + 2 * moments),
+        seconds=seconds,
+        num_trainable=num_trained,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def once(trainer: Trainer, micro: Batch) -> None:
+    """One forward and backward, as a step does it."""
+    with trainer.autocast():
+        loss, _ = trainer.objective(trainer.model, trainer.placed(micro))
+    loss.backward()
+
+
+def line_through(points: list[tuple[int, float]]) -> tuple[float, float]:
+    """Seconds that a micro-batch takes in itself, and a token."""
+    (n1, t1), (n2, t2) = points
+    if n1 > 1.2 * n2 and t1 > t2:
+        slope = (t1 - t2) / (n1 - n2)
+        return max(t1 - slope * n1, 0.0), slope
+    return 0.0, (t1 + t2) / max(n1 + n2, 1)
+
+
+def seconds_of_update(count: int) -> float:
+    """What the optimizer takes for so many numbers, measured on at most a million."""
+    size = min(max(count, 1), 1 << 20)
+    parameter = torch.zeros(size, requires_grad=True)
+    parameter.grad = torch.ones(size)
+    optimizer = torch.optim.AdamW([parameter], fused=True)
+    optimizer.step()
+    started = time.perf_counter()
+    optimizer.step()
+    return (time.perf_counter() - started) * count / size
+
+
+def forget_peak() -> None:
+    """Begin measuring the peak anew, where the system can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_bytes() -> int:
+    """The most memory that was held since `forget_peak`: of the GPU where there is one, else of
+    the process.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+
+
+def resting_bytes() -> int:
+    """The memory that is held now."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
+    return status_bytes("VmRSS")
+
+
+def status_bytes(key: str) -> int:
+    """A size from Linux's status of this process; 0 elsewhere."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return 0
+    return 0
