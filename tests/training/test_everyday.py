@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -101,6 +102,25 @@ def test_no_first_question_or_reply_is_worn_out(talks: list[Talk]) -> None:
     replies = Counter(talk[1][1] for talk in talks)
     assert max(questions.values()) <= 6
     assert max(replies.values()) <= 20
+
+
+def test_every_written_sum_is_right(talks: list[Talk]) -> None:
+    operate = {"+": 1, "加": 1, "-": -1, "减": -1}
+    sums = r"(\d+)(?:([+加])|([-减])|([×乘]))(\d+)(?:=|等于)(\d+)"
+    found = [sum_ for talk in talks for _, text in talk for sum_ in re.findall(sums, text)]
+    assert len(found) > 100
+    for left, plus, minus, times, right, result in found:
+        a, b = int(left), int(right)
+        value = a * b if times else a + operate[plus or minus] * b
+        assert value == int(result), (left, plus or minus or times, right, result)
+
+
+def test_quotation_marks_pair_and_no_mark_is_doubled(talks: list[Talk]) -> None:
+    for talk in talks:
+        for _, text in talk:
+            assert text.count("“") == text.count("”"), text
+            assert text.count("《") == text.count("》"), text
+            assert not re.search(r"[，。？！、；：][，。？！、；：]", text), text
 
 
 def test_every_type_is_well_represented(records: list[Record]) -> None:
