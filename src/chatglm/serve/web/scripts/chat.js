@@ -31,6 +31,9 @@ export class Chat {
     this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
     store.onChange((id) => this.changedElsewhere(id));
     document.addEventListener("language", () => this.show());
+    window.addEventListener("pagehide", () => store.saveAtOnce(
+      [...this.generations.values()].map(({ message }) => ({ ...message, state: "interrupted" })),
+    ));
     this.reset();
   }
 

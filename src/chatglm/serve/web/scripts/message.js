@@ -17,7 +17,7 @@ export class MessageView {
   constructor(message, actions) {
     this.actions = actions;
     this.element = h("article", { class: `message ${message.role}`, data: { id: message.id } });
-    this.body = h("div", { class: message.role === "user" ? "bubble" : "prose" });
+    this.body = h("div", { class: message.role === "user" ? "bubble" : "prose answer" });
     this.thinking = h("details", { class: "aside thinking", hidden: true },
       h("summary", { t: "thinking" }), h("div", { class: "prose" }));
     this.calls = h("div", { class: "calls" });

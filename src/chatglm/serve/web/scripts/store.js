@@ -99,6 +99,12 @@ class Store {
     return kept;
   }
 
+  /** Writes messages without waiting, for a page that is being closed. */
+  saveAtOnce(messages) {
+    const store = this.database.transaction("messages", "readwrite").objectStore("messages");
+    for (const message of messages) store.put({ ...message, saved: Date.now() });
+  }
+
   /** Deletes a conversation; what it was, for `restore`. */
   async remove(id) {
     const removed = await this.open(id);
@@ -174,6 +180,8 @@ export class MemoryStore {
     found?.messages.set(message.id, message);
     return Boolean(found);
   }
+
+  saveAtOnce() {}
 
   async remove(id) {
     const removed = await this.open(id);
