@@ -72,6 +72,7 @@ class Load:
         self.num_found += found
         if not self.fork(request):
             self.write(request, found, len(self.tokens[request]))
+        self.go_on(request)
 
     def fork(self, request: int) -> bool:
         """Take a running request's blocks where it goes on from the same tokens."""
@@ -86,9 +87,14 @@ class Load:
         return False
 
     def go_on(self, request: int) -> None:
-        tokens = self.tokens[request]
-        start = self.read[request]
-        tokens += [self.chance.randint(0, 9)] * (len(tokens) == start)
+        """A new token, to be read in the next step; or the end."""
+        if len(self.tokens[request]) >= self.limit[request]:
+            self.leave(request)
+        else:
+            self.tokens[request].append(self.chance.randint(0, 9))
+
+    def decode(self, request: int) -> None:
+        tokens, start = self.tokens[request], self.read[request]
         preempted = self.scheduler.extend(request, len(tokens))
         if request not in preempted:
             copies, more = self.scheduler.own(request, start)
@@ -98,15 +104,15 @@ class Load:
                 self.num_copies += 1
         for victim in preempted:
             self.read.pop(victim, None)
+            self.scheduler.require(victim, len(self.tokens[victim]))
         if request not in preempted:
             self.write(request, start, len(tokens))
-            if len(tokens) >= self.limit[request]:
-                self.leave(request)
+            self.go_on(request)
 
     def step(self) -> None:
         for request in list(self.scheduler.running):
             if request in self.scheduler.running and request in self.read:
-                self.go_on(request)
+                self.decode(request)
         admitted = self.scheduler.admit()
         self.admitted += [i for i in admitted if i not in self.admitted]
         for request in admitted:

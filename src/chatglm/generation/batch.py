@@ -14,48 +14,64 @@ from chatglm.prompt import Prompt
 
 @dataclass(kw_only=True)
 class Job:
-    """A request and the text that it has come to."""
+    """A request of the engine's and the texts that it has come to, one a reply.
 
+    open: replies that have not ended, by the model or by a stop string.
+    """
+
+    id: int
     request: Request
-    text: TextStream
-    pieces: list[str] = field(default_factory=list)
+    ends: frozenset[int]
+    texts: list[TextStream]
+    pieces: list[list[str]]
+    open: set[int] = field(default_factory=set)
 
-    def collect(self) -> bool:
-        """Whether the reply has ended, after taking in what the engine has put out; its error is
-        raised.
-        """
+    def collect(self) -> None:
+        """Take in what the engine has put out; an error is raised."""
         while self.request.outputs:
             output = self.request.outputs.popleft()
             if output.error is not None:
                 raise output.error
-            if output.token is not None and output.token not in self.request.stop_ids:
-                self.pieces.append(self.text.push(output.token))
-            if output.finish is not None or self.text.stopped:
-                self.pieces.append(self.text.flush())
-                return True
-        return False
+            index = output.index
+            if index not in self.open:
+                continue
+            text, pieces = self.texts[index], self.pieces[index]
+            if output.token is not None and output.token not in self.ends:
+                pieces.append(text.push(output.token))
+            if output.finish is not None or text.stopped:
+                pieces.append(text.flush())
+                self.open.remove(index)
 
 
 def replies(
     engine: Engine, prompts: Sequence[Prompt], sampling: Sampling, text: Callable[[], TextStream]
-) -> list[str]:
-    """The texts that follow the prompts, each as if alone; an error in one ends all."""
+) -> list[list[str]]:
+    """The `n` texts that follow each prompt, as if it were alone; an error in one ends all."""
+    ends = engine.stop_ids if sampling.stop_ids is None else sampling.stop_ids
+    count = sampling.n
     jobs: list[Job] = []
     try:
         for prompt in prompts:
-            request = engine.requests[engine.add(prompt, sampling)]
-            jobs.append(Job(request=request, text=text()))
+            number = engine.add(prompt, sampling)
+            jobs.append(
+                Job(
+                    id=number,
+                    request=engine.requests[number],
+                    ends=ends,
+                    texts=[text() for _ in range(count)],
+                    pieces=[[] for _ in range(count)],
+                    open=set(range(count)),
+                )
+            )
         waiting = jobs
         while waiting:
             engine.step()
-            going = []
             for job in waiting:
-                if job.collect():
-                    engine.abort(job.request.id)  # a stop string ends what the engine would go on
-                else:
-                    going.append(job)
-            waiting = going
+                job.collect()
+                if not job.open:
+                    engine.abort(job.id)  # a stop string ends what the engine would go on with
+            waiting = [job for job in waiting if job.open]
     finally:
         for job in jobs:
-            engine.abort(job.request.id)
-    return ["".join(job.pieces) for job in jobs]
+            engine.abort(job.id)
+    return [["".join(pieces) for pieces in job.pieces] for job in jobs]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -53,6 +53,10 @@ class Options(TypedDict, total=False):
     max_new_tokens: int | None
     stop: str | Sequence[str]
     seed: int | None
+    best_of: int | None
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
     processor: Processor | None
 
 
@@ -240,13 +244,14 @@ class ChatGLM:
         return [template.polish(reply) for reply in replies]
 
     def reply_to(self, prompts: Sequence[Prompt], sampling: Sampling, *, strips: bool) -> list[str]:
-        """Texts that follow the prompts, in their order."""
-        return batch.replies(
+        """The text that follows each prompt, in their order."""
+        texts = batch.replies(
             self.engine,
             prompts,
             sampling,
             lambda: TextStream(self.tokenizer.stream(), sampling.stop, strips=strips),
         )
+        return [replies[0] for replies in texts]
 
     def fill(self, text: str, **options: Unpack[Options]) -> str:
         """The text with its blanks `[MASK]`, `[sMASK]` and `[gMASK]` filled, from left to right.
@@ -374,6 +379,8 @@ class ChatGLM:
             "repetition_penalty": defaults.repetition_penalty,
             "max_new_tokens": defaults.max_new_tokens,
         }
+        if options.get("num_beams", 1) > 1:
+            settings["temperature"] = 0.0  # a search draws nothing
         for key, value in options.items():
             if value is not None:
                 settings[key] = value  # type: ignore[literal-required]

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from chatglm.generation.beams import Beams
 from chatglm.generation.blocks import BLOCK_SIZE, extend_keys, root_key
-from chatglm.generation.request import Finish, Output, Request, check
+from chatglm.generation.replies import Replies
+from chatglm.generation.request import Branch, Output, Request, check
 from chatglm.generation.runner import Part, Runner
-from chatglm.generation.sampling import (
-    Sampler,
-    Sampling,
-    check_finite,
-    log_probabilities,
-    score_tokens,
-)
+from chatglm.generation.sampling import Sampler, Sampling, score_tokens, seeds
 from chatglm.generation.scheduler import Scheduler
 from chatglm.model import Transformer
 from chatglm.prompt import Prompt
@@ -64,7 +59,7 @@ class Engine:
         self.max_num_batched_tokens = max_num_batched_tokens
         self.chunk_size = chunk_size
         self.prefix_cache = prefix_cache and self.config.context == "causal"
-        self.requests: dict[int, Request] = {}
+        self.replies = Replies(self.scheduler, runner.num_learned)
         self.next_id = 0
         # Tokens of prompts that were looked for in the prefix cache, and that were found.
         self.num_prefix_queries = 0
@@ -84,29 +79,51 @@ class Engine:
         if not self.requests:
             self.refresh()
         learned = self.runner.num_learned
+        stop_ids = self.stop_ids if sampling.stop_ids is None else sampling.stop_ids
         request = Request(
             id=self.next_id,
             prompt=prompt,
             sampling=sampling,
-            sampler=Sampler(sampling, prompt.tokens, self.runner.device),
-            stop_ids=self.stop_ids if sampling.stop_ids is None else sampling.stop_ids,
+            stop_ids=stop_ids,
             limit=limit,
             root=root_key(sampling.cache_salt) if self.prefix_cache else None,
+            num_open=sampling.n,
         )
+        if sampling.num_beams > 1 and limit:
+            request.beams = Beams(sampling=sampling, stop_ids=stop_ids, limit=limit)
         keys: list[bytes] = []
         if request.root is not None and sampling.prompt_logprobs is None:
             # The last token is read in any case: its hidden state gives the first of the reply.
             extend_keys(keys, [*[-1] * learned, *prompt.tokens[:-1]], request.root)
-        first = learned + length + min(limit, 1)
-        self.scheduler.add(self.next_id, first, learned + length + limit, keys=keys)
-        self.requests[self.next_id] = request
-        self.next_id += 1
+        first, most = learned + length + min(limit, 1), learned + length + limit
+        together = sampling.num_beams if limit else 1
+        for index, seed in enumerate(seeds(sampling) if limit else [0] * sampling.n):
+            sampler = Sampler(sampling, prompt.tokens, self.runner.device, seed=seed)
+            branch = Branch(id=self.next_id, index=index, request=request, sampler=sampler)
+            self.scheduler.add(branch.id, first, most, keys=keys, count=together)
+            request.branches.append(branch)
+            self.next_id += 1
+        self.replies.add(request)
         return request.id
 
-    def abort(self, request: int) -> bool:
-        """Forget a request before its next step; False where it is not known (any more)."""
-        self.scheduler.remove(request)
-        return self.requests.pop(request, None) is not None
+    def abort(self, request: int, index: int | None = None) -> bool:
+        """Forget a request, or one of its replies, before its next step; False where it is not
+        known (any more).
+        """
+        found = self.requests.get(request)
+        if found is None or index is None or found.is_held:
+            return self.replies.drop(request)
+        branch = found.branches[index]
+        if branch.id not in self.replies.branches:
+            return False
+        self.replies.leave(branch)
+        found.num_open -= 1
+        return found.num_open > 0 or self.replies.drop(request)
+
+    @property
+    def requests(self) -> dict[int, Request]:
+        """Requests that have not ended."""
+        return self.replies.requests
 
     @property
     def num_running(self) -> int:
@@ -142,99 +159,129 @@ class Engine:
             try:
                 outputs += self.decode(running)
             except (MemoryError, RuntimeError) as error:
-                outputs += self.fail(running, error)
+                outputs += self.replies.fail([branch.request for branch in running], error)
         self.scheduler.admit()
         budget = self.max_num_batched_tokens
         for i in list(self.scheduler.running):
-            request = self.requests[i]
-            while request.is_reading and budget > 0:
-                before = request.num_read
+            while budget > 0 and (branch := self.replies.branches.get(i)) and branch.is_reading:
+                before = branch.num_read
                 try:
-                    outputs += self.read(request)
+                    outputs += self.read(branch)
                 except (MemoryError, RuntimeError) as error:
-                    outputs += self.fail([request], error)
+                    outputs += self.replies.fail([branch.request], error)
                     break
-                budget -= request.num_read - before
+                budget -= branch.num_read - before
         return outputs
 
-    def make_room(self) -> list[Request]:
-        """Requests whose next token can be read now; where blocks are short, the youngest wait."""
+    def make_room(self) -> list[Branch]:
+        """Branches whose next token can be read now; where blocks are short, the youngest wait."""
         decoding = []
         for i in list(self.scheduler.running):
-            request = self.requests[i]
-            if i not in self.scheduler.running or request.is_reading:
+            branch = self.replies.branches[i]
+            if i not in self.scheduler.running or branch.is_reading or not branch.fed:
                 continue
-            start = self.runner.num_learned + request.num_read
-            self.send_back(self.scheduler.extend(i, start + len(request.fed)))
+            start = self.runner.num_learned + branch.num_read
+            self.send_back(self.scheduler.extend(i, start + len(branch.fed)))
             if i in self.scheduler.running:
                 copies, preempted = self.scheduler.own(i, start)
                 if copies:
                     self.runner.open(self.scheduler.num_blocks).copy(copies)
                 self.send_back(preempted)
-            decoding.append(request)
-        return [request for request in decoding if request.id in self.scheduler.running]
+            decoding.append(branch)
+        return [branch for branch in decoding if branch.id in self.scheduler.running]
 
     def send_back(self, preempted: Iterable[int]) -> None:
-        """Note that requests have lost their blocks."""
+        """Note that branches have lost their blocks."""
         for i in preempted:
-            self.requests[i].num_read = 0
-            self.requests[i].is_reading = True
+            branch = self.replies.branches[i]
+            self.scheduler.require(i, self.runner.num_learned + len(branch.tokens))
+            branch.num_read, branch.num_kept = 0, 0
+            branch.is_reading, branch.drafts = True, []
+            if branch.request.beams is not None:
+                branch.request.beams.logits.pop(branch.index, None)
 
-    def read(self, request: Request) -> list[Output]:
-        """Read the next chunk of a request's tokens; its output, if that was the last.
+    def read(self, branch: Branch) -> list[Output]:
+        """Read the next chunk of a branch's tokens; its output, if that was the last.
 
         A bidirectional context is read whole.
         """
-        if request.num_read == 0:
-            self.find(request)
-        start, stop = request.num_read, len(request.tokens)
+        request = branch.request
+        if branch.num_read == 0:
+            if request.start is not None and self.join(branch):
+                return self.replies.choose([branch], request.start)
+            self.find(branch)
+        start, stop = branch.num_read, len(branch.tokens)
         whole = request.prompt.prefix if self.config.context == "prefix" else 0
         if stop - start > self.chunk_size:
             stop = min(max(start + self.chunk_size, whole), stop)
-        hidden = self.forward([request], [request.tokens[start:stop]])
-        request.num_read = stop
-        self.keep(request)
-        if request.sampling.prompt_logprobs is not None:
+        hidden = self.forward([branch], [branch.tokens[start:stop]])
+        branch.num_read = stop
+        self.keep(branch)
+        if request.sampling.prompt_logprobs is not None and branch.index == 0:
             self.score_prompt(request, hidden, start)
-        if stop < len(request.tokens):
+        if stop < len(branch.tokens):
             return []
-        request.is_reading = False
-        if request.limit:
-            return self.choose([request], self.runner.logits(hidden[-1:]))
-        return [self.put(request, Output(id=request.id, token=None, finish="length"))]
+        branch.is_reading = False
+        if not request.limit:
+            output = Output(id=request.id, index=branch.index, token=None, finish="length")
+            self.replies.leave(branch)
+            return [self.replies.put(request, output)]
+        logits = self.runner.logits(hidden[-1:])
+        if len(request.branches) > 1 and not branch.num_new:
+            request.start = logits
+        return self.replies.choose([branch], logits)
 
-    def find(self, request: Request) -> None:
-        """Start a request behind what the prefix cache holds of it, learned prefix included."""
-        num_slots = self.scheduler.find_again(request.id) * BLOCK_SIZE
-        request.num_read = max(num_slots - self.runner.num_learned, 0)
+    def join(self, branch: Branch) -> bool:
+        """Let a branch that has not begun hold the prompt's blocks with one that has read them."""
+        length = len(branch.request.prompt.tokens)
+        for other in branch.request.branches:
+            if (
+                other.num_read >= length
+                and other.id in self.scheduler.running
+                and not branch.num_new
+            ):
+                self.scheduler.fork({branch.id: other.id}, self.runner.num_learned + length)
+                branch.num_read, branch.is_reading = length, False
+                return True
+        return False
+
+    def find(self, branch: Branch) -> None:
+        """Start a branch behind what the prefix cache holds of it, learned prefix included."""
+        num_slots = self.scheduler.find_again(branch.id) * BLOCK_SIZE
+        branch.num_read = max(num_slots - self.runner.num_learned, 0)
         self.runner.open(self.scheduler.num_blocks)
-        self.runner.begin(self.scheduler.running[request.id].blocks, num_slots)
-        if not request.num_new:
-            request.num_cached = request.num_read
-            self.num_prefix_queries += len(request.prompt.tokens)
-            self.num_prefix_hits += request.num_cached
+        self.runner.begin(self.scheduler.running[branch.id].blocks, num_slots)
+        if branch.index == 0 and not branch.num_new:
+            branch.request.num_cached = branch.num_read
+            self.num_prefix_queries += len(branch.tokens)
+            self.num_prefix_hits += branch.num_read
 
-    def keep(self, request: Request) -> None:
-        """Make the blocks that a request has filled findable."""
+    def keep(self, branch: Branch) -> None:
+        """Make the blocks that a branch has filled findable; those of a search are still in play
+        behind the prompt.
+        """
+        root, num_read = branch.request.root, branch.num_read
+        if branch.request.beams is not None:
+            num_read = min(num_read, len(branch.request.prompt.tokens))
         num_learned = self.runner.num_learned
-        num_slots = num_learned + request.num_read
-        if request.root is None or num_slots // BLOCK_SIZE <= len(request.keys):
+        num_blocks = (num_learned + num_read) // BLOCK_SIZE
+        if root is None or num_blocks <= branch.num_kept:
             return
-        slots = [*[-1] * num_learned, *request.tokens[: request.num_read]]
-        extend_keys(request.keys, slots, request.root)
-        self.scheduler.keep(request.id, request.keys[: num_slots // BLOCK_SIZE])
+        branch.num_kept = num_blocks
+        extend_keys(branch.keys, [*[-1] * num_learned, *branch.tokens[:num_read]], root)
+        self.scheduler.keep(branch.id, branch.keys[:num_blocks])
 
-    def forward(self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Hidden states (T, C) of the next tokens of requests, one request after the other."""
+    def forward(self, branches: Sequence[Branch], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Hidden states (T, C) of the next tokens of branches, one branch after the other."""
         return self.runner.read(
             [
                 Part(
-                    prompt=request.prompt,
-                    blocks=self.scheduler.running[request.id].blocks,
-                    start=request.num_read,
+                    prompt=branch.request.prompt,
+                    blocks=self.scheduler.running[branch.id].blocks,
+                    start=branch.num_read,
                     tokens=part,
                 )
-                for request, part in zip(requests, tokens, strict=True)
+                for branch, part in zip(branches, tokens, strict=True)
             ]
         )
 
@@ -257,73 +304,13 @@ class Engine:
                 # What stands in a bidirectional context was not foretold but seen.
                 known.append(score if i >= request.prompt.prefix else None)
 
-    def decode(self, running: list[Request]) -> list[Output]:
-        """Read one more token of each request, all together, and choose the next."""
-        fed = [request.fed for request in running]
-        hidden = self.forward(running, fed)  # (T, C)
-        for request, part in zip(running, fed, strict=True):
-            request.num_read += len(part)
-            self.keep(request)
-        return self.choose(running, self.runner.logits(hidden))
-
-    def choose(self, requests: Sequence[Request], logits: Tensor) -> list[Output]:
-        """The next token of each request from its row of logits (B, V); what has ended leaves."""
-        scores, tokens = [], []
-        if any(request.sampler.takes_likeliest for request in requests):
-            best = logits.max(-1)
-            scores, tokens = best.values.tolist(), best.indices.tolist()
-        outputs = []
-        for b, request in enumerate(requests):
-            try:
-                if request.sampler.takes_likeliest:
-                    check_finite(scores[b])
-                    token = tokens[b]
-                else:
-                    token = request.sampler.next(logits[b])
-            except Exception as error:  # a caller's processor may raise anything
-                outputs += self.fail([request], error)
-                continue
-            outputs.append(self.take(request, token, logits[b]))
-        return outputs
-
-    def take(self, request: Request, token: int, logits: Tensor) -> Output:
-        """The output for a request's next token; the request leaves if that was its last."""
-        request.sampler.remember(token)
-        finish: Finish | None = None
-        if token in request.stop_ids:
-            finish = "stop"
-        elif request.num_new >= request.limit:
-            finish = "length"
-        logprob, top = None, None
-        if request.sampling.logprobs is not None:
-            logprob, top = log_probabilities(logits, token, request.sampling.logprobs)
-        output = Output(
-            id=request.id, token=token, finish=finish, logprob=logprob, top_logprobs=top
-        )
-        return self.put(request, output)
-
-    def put(self, request: Request, output: Output) -> Output:
-        """The output as it is given out; the request leaves if it was its last."""
-        if request.num_new <= 1:
-            asked = request.sampling.prompt_logprobs is not None
-            output = replace(
-                output,
-                num_cached=request.num_cached,
-                prompt_logprobs=request.prompt_logprobs if asked else None,
-            )
-        request.outputs.append(output)
-        if output.finish is not None:
-            self.abort(request.id)
-        return output
-
-    def fail(self, requests: Sequence[Request], error: Exception) -> list[Output]:
-        """End requests with an error; the others go on."""
-        outputs = []
-        for request in requests:
-            outputs.append(Output(id=request.id, token=None, error=error))
-            request.outputs.append(outputs[-1])
-            self.abort(request.id)
-        return outputs
+    def decode(self, running: list[Branch]) -> list[Output]:
+        """Read one more token of each branch, all together, and choose the next."""
+        hidden = self.forward(running, [branch.fed for branch in running])  # (T, C)
+        for branch in running:
+            branch.num_read = len(branch.tokens)
+            self.keep(branch)
+        return self.replies.choose(running, self.runner.logits(hidden))
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[Output]:
         """The outputs of one request, as they come; leaving the loop early aborts it.
@@ -331,15 +318,16 @@ class Engine:
         Several streams may be read in turns: a step serves all, and each finds its own outputs.
         """
         request = self.requests[self.add(prompt, sampling)]
+        num_open = sampling.n
         try:
-            while True:
+            while num_open:
                 while request.outputs:
                     output = request.outputs.popleft()
                     if output.error is not None:
                         raise output.error
+                    num_open -= output.finish is not None
                     yield output
-                    if output.finish is not None:
-                        return
-                self.step()
+                if num_open:
+                    self.step()
         finally:
             self.abort(request.id)

@@ -6,28 +6,33 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from chatglm.generation.sampling import Sampler, Sampling
+from torch import Tensor
+
+from chatglm.generation.beams import Beams
+from chatglm.generation.sampling import Sampler, Sampling, TokenScore
 from chatglm.prompt import Prompt
 
+__all__ = ["Branch", "Finish", "Output", "Request", "TokenScore", "check"]
+
 Finish = Literal["stop", "length"]
-TokenScore = tuple[float, dict[int, float]]
-"""The log-probability of a token, and those of the likeliest ids in its place; in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """One token of one request.
+    """One token of one reply to one request.
 
-    token: None where there is none: after an error, or where no new token was asked for.
-    finish: `stop` after a stop id, `length` at the limit, None while it goes on. error: why the
-    request ended without a token. logprob, top_logprobs: in nats, of the model's own distribution,
-    where they were asked for. num_cached: tokens of the prompt that were found in the prefix cache.
-    prompt_logprobs: with the first output of a request that asked for them, one entry a token of
-    the prompt; None for the first and for those that the model sees from both sides.
+    index: which of its replies. token: None where there is none: after an error, or where no new
+    token was asked for. finish: `stop` after a stop id, `length` at the limit, None while it goes
+    on. error: why the request ended without a token. logprob, top_logprobs: in nats, of the model's
+    own distribution, where they were asked for. num_cached: tokens of the prompt that were found in
+    the prefix cache. prompt_logprobs: with the first output of a request that asked for them, one
+    entry a token of the prompt; None for the first and for those that the model sees from both
+    sides.
     """
 
     id: int
     token: int | None
+    index: int = 0
     finish: Finish | None = None
     error: Exception | None = None
     logprob: float | None = None
@@ -38,27 +43,56 @@ class Output:
 
 @dataclass(kw_only=True)
 class Request:
-    """A sequence on its way: what was asked, and how many of its tokens the cache holds.
+    """What was asked: a prompt and the branches that answer it.
 
-    is_reading: it catches up with its tokens, after its arrival or a preemption. root, keys: where
-    its chain of block keys starts (None: it shares nothing), and the chain as far as it was read.
-    drafts: tokens that are tried after its last one in this step.
+    num_open: replies that have not ended. has_begun: whether an output was told.
+    start: the scores after the prompt, until all branches have begun. beams: of a search. root:
+    where its chain of block keys starts (None: it shares nothing). prompt_logprobs: as far as the
+    prompt was read.
     """
 
     id: int
     prompt: Prompt
     sampling: Sampling
-    sampler: Sampler
     stop_ids: frozenset[int]
     limit: int
     root: bytes | None
-    num_read: int = 0
+    branches: list[Branch] = field(default_factory=list)
+    outputs: deque[Output] = field(default_factory=deque)
+    prompt_logprobs: list[TokenScore | None] = field(default_factory=list)
     num_cached: int = 0
+    start: Tensor | None = None
+    beams: Beams | None = None
+    has_begun: bool = False
+    num_open: int = 1
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing is told before all branches have ended."""
+        return self.beams is not None or self.sampling.best_of is not None
+
+
+@dataclass(kw_only=True)
+class Branch:
+    """One reply on its way, and how many of its tokens the cache holds.
+
+    is_reading: it catches up with its tokens, after its arrival or a preemption. keys: the chain of
+    block keys as far as it was read; num_kept: how many of its blocks can be found by them. drafts:
+    tokens that are tried after its last one in this step. held: outputs that are not told yet;
+    total: the sum of their log-probabilities.
+    """
+
+    id: int
+    index: int
+    request: Request
+    sampler: Sampler
+    num_read: int = 0
+    num_kept: int = 0
     is_reading: bool = True
     keys: list[bytes] = field(default_factory=list)
     drafts: list[int] = field(default_factory=list)
-    outputs: deque[Output] = field(default_factory=deque)
-    prompt_logprobs: list[TokenScore | None] = field(default_factory=list)
+    held: list[Output] = field(default_factory=list)
+    total: float = 0.0
 
     @property
     def tokens(self) -> list[int]:
@@ -68,11 +102,11 @@ class Request:
     @property
     def num_new(self) -> int:
         """Tokens of the reply so far."""
-        return len(self.tokens) - len(self.prompt.tokens)
+        return len(self.tokens) - len(self.request.prompt.tokens)
 
     @property
     def fed(self) -> list[int]:
-        """What the next forward of this request reads: what is pending, and the drafts."""
+        """What the next forward reads of it: what is pending, and the drafts."""
         return [*self.tokens[self.num_read :], *self.drafts]
 
 

@@ -6,11 +6,15 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+TokenScore = tuple[float, dict[int, float]]
+"""The log-probability of a token, and those of the likeliest ids in its place; in nats."""
 Processor = Callable[[Sequence[int], Tensor], Tensor]
 
 
@@ -27,6 +31,12 @@ class Sampling:
     max_new_tokens: None fills the context; 0 reads the prompt only, for prompt_logprobs.
     seed: None draws one. logprobs, prompt_logprobs: how many of the likeliest ids are told beside
     each token of the reply and of the prompt; None tells nothing.
+    n: replies to one prompt, each with a generator of its own. best_of: so many are made, and the n
+    of the highest mean log-probability are given, once all have ended.
+    num_beams: above 1 a search for the likeliest reply, which takes temperature 0; replies are
+    compared by their log-probability divided by length ** length_penalty. early_stopping: True
+    ends the search with the first num_beams replies, False when a better one is unlikely, `never`
+    when none can follow.
     cache_salt: requests with unlike salts share nothing in the prefix cache.
     processor: called with the tokens so far and the logits (V,), returns logits; for constraints of
     one's own.
@@ -46,8 +56,18 @@ class Sampling:
     seed: int | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    n: int = 1
+    best_of: int | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
     cache_salt: str | None = None
     processor: Processor | None = None
+
+    @property
+    def num_sequences(self) -> int:
+        """How many sequences the request runs as."""
+        return max(self.n, self.best_of or 1, self.num_beams)
 
     def __post_init__(self) -> None:
         for name, (is_right, rule, remedy) in _RULES.items():
@@ -56,6 +76,20 @@ class Sampling:
                 continue
             if value is not None and not is_right(value):
                 raise ValueError(f"{name} must {rule}, got {value}; {remedy}")
+        if self.best_of is not None and self.best_of < self.n:
+            raise ValueError(
+                f"best_of must be at least n, got {self.best_of} for n {self.n}; leave it out"
+            )
+        if self.num_beams > 1 and (self.temperature or self.best_of or self.n > self.num_beams):
+            raise ValueError(
+                f"num_beams {self.num_beams} searches for the likeliest replies: it takes "
+                "temperature 0, no best_of, and n up to num_beams; set these or num_beams 1"
+            )
+        if self.early_stopping not in (True, False, "never"):
+            raise ValueError(
+                f"early_stopping must be True, False or 'never', got {self.early_stopping!r}; "
+                "leave it out for False"
+            )
         if isinstance(self.stop, str) or "" in self.stop:
             raise ValueError(
                 f'stop must be strings that are not empty, got {self.stop!r}; give e.g. ("。",)'
@@ -76,14 +110,31 @@ _RULES: dict[str, tuple[Callable[[float], bool], str, str]] = {
     "frequency_penalty": (lambda x: -100 <= x <= 100, "lie between -100 and 100", "use 0 for none"),
     "max_new_tokens": (lambda x: x >= 1, "be at least 1", "leave it out to fill the context"),
     "logprobs": (lambda x: 0 <= x <= 20, "lie between 0 and 20", "leave it out for none"),
+    "n": (lambda x: 1 <= x <= 128, "lie between 1 and 128", "use 1 for one reply"),
+    "best_of": (lambda x: 1 <= x <= 128, "lie between 1 and 128", "leave it out for none"),
+    "num_beams": (lambda x: 1 <= x <= 64, "lie between 1 and 64", "use 1 for no search"),
+    "length_penalty": (lambda x: -10 <= x <= 10, "lie between -10 and 10", "use 1, or 0 for none"),
     "prompt_logprobs": (lambda x: 0 <= x <= 20, "lie between 0 and 20", "leave it out for none"),
 }
 
 
-class Sampler:
-    """Draws a request's tokens; they depend on its own settings, tokens and seed alone."""
+def seeds(sampling: Sampling) -> list[int]:
+    """A seed for each sequence of a request; the first has the request's own."""
+    first = secrets.randbits(63) if sampling.seed is None else sampling.seed
+    return [first + i * 0x9E3779B97F4A7C15 for i in range(sampling.num_sequences)]
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int], device: torch.device) -> None:
+
+class Sampler:
+    """Draws a sequence's tokens; they depend on its own settings, tokens and seed alone."""
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int],
+        device: torch.device,
+        *,
+        seed: int | None = None,
+    ) -> None:
         self.sampling = s = sampling
         self.tokens = list(prompt)
         self.reply_counts: Counter[int] = Counter()
@@ -91,7 +142,7 @@ class Sampler:
         self.generator: torch.Generator | None = None
         if s.temperature > 0:
             self.generator = torch.Generator(device)
-            self.generator.manual_seed((secrets.randbits(63) if s.seed is None else s.seed) % 2**64)
+            self.generator.manual_seed((seeds(s)[0] if seed is None else seed) % 2**64)
         self.adjusts = bool(
             s.repetition_penalty != 1
             or s.presence_penalty
@@ -124,6 +175,13 @@ class Sampler:
             self.reply_counts[token] += 1
             if self.sampling.repetition_penalty != 1:
                 self.seen.add(token)
+
+    def fork(self) -> Sampler:
+        """Another with the same past."""
+        twin = copy(self)
+        twin.tokens, twin.seen = list(self.tokens), set(self.seen)
+        twin.reply_counts = Counter(self.reply_counts)
+        return twin
 
     def adjust(self, logits: Tensor) -> Tensor:
         """Logits with bias, penalties and the caller's processor."""
@@ -191,9 +249,7 @@ def log_probabilities(logits: Tensor, token: int, num_top: int) -> tuple[float, 
     return score_tokens(logits[None], [token], num_top)[0]
 
 
-def score_tokens(
-    logits: Tensor, tokens: Sequence[int], num_top: int
-) -> list[tuple[float, dict[int, float]]]:
+def score_tokens(logits: Tensor, tokens: Sequence[int], num_top: int) -> list[TokenScore]:
     """`log_probabilities` of each token under its row of logits (T, V)."""
     logs = logits.log_softmax(-1)  # (T, V)
     own = logs.gather(1, torch.tensor(list(tokens), device=logs.device)[:, None])

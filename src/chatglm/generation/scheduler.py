@@ -136,6 +136,10 @@ class Scheduler:
             self.running[request].blocks += self.pool.take(num_blocks)
         return preempted
 
+    def require(self, request: int, num_slots: int) -> None:
+        """Let a waiting request need so much room at its next admission."""
+        self.waiting[request].num_slots = num_slots
+
     def own(self, request: int, start: int) -> tuple[list[tuple[int, int]], list[int]]:
         """Make the blocks from slot `start` on a request's own, since it is going to write there:
         copies (from, to) that are due, and who had to go back to the queue.
