@@ -42,8 +42,8 @@ Talk = list[tuple[str, str]]
 
 
 def bare(text: str) -> str:
-    """The text without punctuation, signs and spaces."""
-    return "".join(c for c in text if unicodedata.category(c)[0] not in "PSZC")
+    """The text in small letters without punctuation, signs and spaces."""
+    return "".join(c for c in text.casefold() if unicodedata.category(c)[0] not in "PSZC")
 
 
 @pytest.fixture(scope="module")
