@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -13,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from chatglm import __version__
 from chatglm.generation.chat import ChatGLM
-from chatglm.serve import applications, operations, routes
+from chatglm.serve import applications, legacy, metrics, operations, responses, routes, texts
 from chatglm.serve.errors import add_handlers
 from chatglm.serve.gate import Gate
 from chatglm.serve.record import Record
@@ -35,17 +36,23 @@ def create_app(
     settings = settings or Settings()
     if not models:
         raise ValueError("there is no model to serve; give at least one")
-    worker = Worker()
+    numbers = metrics.Metrics()
+    worker = Worker(numbers)
+
+    def tell(record: Record) -> None:
+        numbers.request(record, time.perf_counter() - record.start)
+        if report is not None:
+            report(record)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         registry = Registry(models, settings, worker)
         worker.start(registry.engines)
-        app.state.registry = registry
+        app.state.registry = numbers.registry = registry
         yield
         worker.stop()
 
-    middleware = [Middleware(Gate, settings=settings, report=report)]
+    middleware = [Middleware(Gate, settings=settings, report=tell)]
     if settings.allow_origins:
         cors = Middleware(
             CORSMiddleware,
@@ -66,8 +73,9 @@ def create_app(
     app.state.settings = settings
     app.state.registry = None
     app.state.is_draining = False
+    app.state.metrics = numbers
     add_handlers(app)
-    for part in (operations, routes, applications):
+    for part in (operations, metrics, routes, texts, responses, applications, legacy):
         app.include_router(part.router)
     add_page(app, settings)
     return app

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from chatglm.generation.constrain import Constraint
 from chatglm.generation.sampling import Sampling
 from chatglm.messages import Tool
 from chatglm.prompt import Prompt
@@ -17,6 +18,7 @@ from chatglm.serve.parse import Delta, ReplyParser, make_parser
 from chatglm.serve.protocol.chat import ChatBody
 from chatglm.serve.registry import Registry, Served
 from chatglm.serve.scores import chat_logprobs
+from chatglm.serve.tools import constraint_of
 
 
 @dataclass(kw_only=True)
@@ -76,9 +78,19 @@ class Turn:
 
 
 class Chat:
-    """One request for the next turn, ready to run; made in a thread, for it may take a while."""
+    """One request for the next turn, ready to run; made in a thread, for it may take a while.
 
-    def __init__(self, registry: Registry, served: Served, body: ChatBody) -> None:
+    max_length: most tokens of prompt and reply together, as ChatGLM-6B's api counted.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        served: Served,
+        body: ChatBody,
+        *,
+        max_length: int | None = None,
+    ) -> None:
         self.served, self.body = served, body
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = now()
@@ -88,8 +100,12 @@ class Chat:
             self.tools = [tool.data() for tool in body.tools]
         prompt = self.prompt()
         sampling = self.sampling()
+        if max_length is not None:
+            room = max(1, max_length - len(prompt.tokens))
+            sampling = replace(sampling, max_new_tokens=room)
+        constraint = constraint_of(served, body, self.tools)
         asks = [
-            Ask(prompt=prompt, sampling=reseeded(sampling, i), strips=True)
+            Ask(prompt=prompt, sampling=own(sampling, i, constraint), strips=True)
             for i in range(body.n or 1)
         ]
         self.generation = Generation(registry=registry, served=served, asks=asks)
@@ -206,8 +222,8 @@ def chunk(
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 
-def reseeded(sampling: Sampling, index: int) -> Sampling:
-    """The settings of the n-th reply to one prompt: a seed gives each its own."""
-    if sampling.seed is None or not index:
-        return sampling
-    return replace(sampling, seed=(sampling.seed + index * 0x9E3779B97F4A7C15) % (1 << 63))
+def own(sampling: Sampling, index: int, constraint: Constraint | None = None) -> Sampling:
+    """The settings of the n-th reply to one prompt: its own seed, its own place in the form."""
+    if sampling.seed is not None and index:
+        sampling = replace(sampling, seed=(sampling.seed + index * 0x9E3779B97F4A7C15) % (1 << 63))
+    return sampling if constraint is None else replace(sampling, processor=constraint.copy())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -12,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatglm.serve.errors import ApiError, respond
@@ -47,17 +44,9 @@ class Keys:
 
 
 def given_key(authorization: str) -> str | None:
-    """The key of a Bearer header, or the password of a Basic one, which browsers ask people for."""
+    """The key of a Bearer header."""
     kind, _, rest = authorization.partition(" ")
-    if kind.lower() == "bearer":
-        return rest.strip()
-    if kind.lower() == "basic":
-        try:
-            pair = base64.b64decode(rest.strip(), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            return None
-        return pair.partition(":")[2]
-    return None
+    return rest.strip() if kind.lower() == "bearer" else None
 
 
 class Gate:
@@ -90,7 +79,7 @@ class Gate:
             limited = self.limit_body(receive, headers)
             await self.app(scope, limited, watched)
         except ApiError as error:
-            await self.refusal(error, headers)(scope, receive, watched)
+            await respond(error)(scope, receive, watched)
         except ClientGone:
             record.status = 499
         finally:
@@ -115,7 +104,7 @@ class Gate:
                 "pages of other sites may not call this server; allow one with --allow-origin",
                 code="wrong_origin",
             )
-        is_public = scope["path"] in self.public
+        is_public = scope["path"] in self.public and scope["method"] in ("GET", "HEAD")
         if not is_public and not self.keys.fit(given_key(headers.get("authorization", ""))):
             raise ApiError(
                 401,
@@ -168,13 +157,6 @@ class Gate:
             await send(message)
 
         return watched
-
-    def refusal(self, error: ApiError, headers: Mapping[str, str]) -> Response:
-        """The response to who may not come in; a browser is made to ask its user for the key."""
-        response = respond(error)
-        if error.status_code == 401 and "text/html" in headers.get("accept", ""):
-            response.headers["WWW-Authenticate"] = 'Basic realm="chatglm", charset="UTF-8"'
-        return response
 
 
 def page_paths(web: Path) -> frozenset[str]:

@@ -131,6 +131,8 @@ class Generation:
                 finish = "stop"
                 self.registry.worker.cancel(reply.job)
             if finish is not None:
+                if finish == "length":  # half a character that the limit has cut is no mistake
+                    reply.text.decoder.decoder.reset()
                 piece += reply.text.flush()
                 reply.finish = finish
             token = output.token if is_text else None

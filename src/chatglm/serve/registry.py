@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import cast
 
 from chatglm.generation.chat import ChatGLM, Options
+from chatglm.generation.constrain import Grammars
 from chatglm.generation.engine import Engine
 from chatglm.generation.sampling import Sampling
 from chatglm.prompt import Prompt
@@ -48,6 +49,11 @@ class Served:
         """Bytes of the longest token."""
         ids = range(self.tokenizer.vocab_size)
         return max((len(self.tokenizer.bytes_of(i)) for i in ids), default=1) or 1
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What compiles forms for this vocabulary."""
+        return Grammars(self.tokenizer, self.model.config.vocab_size, self.engine.stop_ids)
 
     @cached_property
     def fingerprint(self) -> str:

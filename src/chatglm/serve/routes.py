@@ -12,10 +12,12 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from chatglm.serve.chat import Chat
+from chatglm.serve.completions import Completion
 from chatglm.serve.errors import ApiError, invalid
 from chatglm.serve.events import EventStream, unless_gone
 from chatglm.serve.generation import Generation
 from chatglm.serve.protocol.chat import ChatBody
+from chatglm.serve.protocol.texts import CompletionBody
 from chatglm.serve.record import Record
 from chatglm.serve.registry import Registry, Served
 
@@ -87,6 +89,18 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
         chat.generation.check()
         return EventStream(chat.events(), keep_alive=registry.settings.keep_alive)
     return JSONResponse(await unless_gone(request, chat.whole()))
+
+
+@router.post("/v1/completions")
+async def completions(request: Request, body: CompletionBody) -> Response:
+    """What follows a text."""
+    registry, served = begin(request, body.model)
+    completion = await run_in_threadpool(Completion, registry, served, body)
+    note(request, completion.generation)
+    if body.stream:
+        completion.generation.check()
+        return EventStream(completion.events(), keep_alive=registry.settings.keep_alive)
+    return JSONResponse(await unless_gone(request, completion.whole()))
 
 
 @router.get("/v1/models")

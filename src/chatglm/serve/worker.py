@@ -37,6 +37,7 @@ class Job:
         self.was_refused = False
         self.submitted = time.perf_counter()
         self.started: float | None = None
+        self.now = self.submitted
         self.first: float | None = None
         self.last: float | None = None
 
@@ -177,6 +178,7 @@ class Worker:
             job = self.jobs.get((id(engine), output.id))
             if job is None:
                 continue
+            job.now = now
             if output.token is not None:
                 self.observer.token(job, None if job.last is None else now - job.last)
                 job.first = job.first or now

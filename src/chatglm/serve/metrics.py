@@ -1,0 +1,130 @@
+"""`/metrics`: numbers for Prometheus, under names that dashboards of other engines know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import Counter as PlainCounter
+from prometheus_client import Histogram as PlainHistogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from chatglm.serve.record import Record
+from chatglm.serve.worker import Job, Observer
+
+if TYPE_CHECKING:
+    from chatglm.serve.registry import Registry
+
+router = APIRouter()
+SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
+SHORT = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+class Metrics(Observer, Collector):
+    """What is counted while the server runs, and what the engines say when they are asked."""
+
+    def __init__(self) -> None:
+        self.numbers = CollectorRegistry(auto_describe=False)
+        self.registry: Registry | None = None
+        self.prompt_tokens = self.counter("prompt_tokens", "Tokens of prompts")
+        self.generation_tokens = self.counter("generation_tokens", "Tokens of replies")
+        self.success = self.counter("request_success", "Replies that ended", "finished_reason")
+        self.cancelled = self.counter("requests_cancelled", "Requests given up", "cause")
+        self.rejections = self.counter("admission_rejections", "Requests refused", "reason")
+        self.requests = self.counter("http_requests", "Responses by status", "status")
+        self.first_token = self.histogram("time_to_first_token_seconds", "To the first token")
+        self.between = self.histogram("inter_token_latency_seconds", "Between tokens", SHORT)
+        self.whole = self.histogram("e2e_request_latency_seconds", "Whole requests")
+        self.queue = self.histogram("request_queue_time_seconds", "In the queue")
+        self.numbers.register(self)
+
+    def counter(self, name: str, meaning: str, *labels: str) -> PlainCounter:
+        """A counter; `_total` is added to its name."""
+        return PlainCounter(f"chatglm:{name}", f"{meaning}.", labels, registry=self.numbers)
+
+    def histogram(
+        self, name: str, meaning: str, buckets: tuple[float, ...] = SECONDS
+    ) -> PlainHistogram:
+        """Seconds in buckets."""
+        return PlainHistogram(
+            f"chatglm:{name}", f"Seconds: {meaning}.", registry=self.numbers, buckets=buckets
+        )
+
+    # The worker's thread tells these.
+
+    def queued(self, job: Job) -> None:
+        if job.started is not None:
+            self.queue.observe(job.started - job.submitted)
+
+    def token(self, job: Job, seconds: float | None) -> None:
+        self.generation_tokens.inc()
+        if seconds is not None:
+            self.between.observe(seconds)
+            return
+        self.prompt_tokens.inc(len(job.prompt.tokens))
+        if job.last is None and job.first is None:
+            self.first_token.observe(job.now - job.submitted)
+
+    # The server's loop tells this.
+
+    def request(self, record: Record, seconds: float) -> None:
+        """A request is over."""
+        self.requests.labels(str(record.status)).inc()
+        reasons = {413: "too_large", 429: "queue_full", 503: "unavailable", 401: "no_key"}
+        if record.status in reasons:
+            self.rejections.labels(reasons[record.status]).inc()
+        if record.generation is None:
+            return
+        self.whole.observe(seconds)
+        for reply in record.generation.replies:
+            if reply.finish is not None:
+                self.success.labels(reply.finish).inc()
+            else:
+                cause = "disconnect" if record.status in (200, 499) else "error"
+                self.cancelled.labels(cause).inc()
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """What the engines say now, model by model."""
+        gauges = {
+            "num_requests_running": "Requests that hold room in the cache",
+            "num_requests_waiting": "Requests in the queue",
+            "kv_cache_usage_perc": "Share of the cache in use, 0 to 1",
+        }
+        counters = {
+            "num_preemptions": "Requests sent back to the queue",
+            "prefix_cache_queries": "Prompt tokens looked for in the prefix cache",
+            "prefix_cache_hits": "Prompt tokens found there",
+        }
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+        for name, meaning in gauges.items():
+            families[name] = GaugeMetricFamily(f"chatglm:{name}", meaning, labels=["model_name"])
+        for name, meaning in counters.items():
+            families[name] = CounterMetricFamily(f"chatglm:{name}", meaning, labels=["model_name"])
+        for served in self.registry.served.values() if self.registry is not None else ():
+            engine = served.engine
+            values = {
+                "num_requests_running": engine.num_running,
+                "num_requests_waiting": engine.num_waiting,
+                "kv_cache_usage_perc": engine.cache_usage,
+                "num_preemptions": engine.num_preemptions,
+                "prefix_cache_queries": engine.num_prefix_queries,
+                "prefix_cache_hits": engine.num_prefix_hits,
+            }
+            for name, value in values.items():
+                families[name].add_metric([served.name], value)
+        yield from families.values()
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus' format."""
+        return generate_latest(self.numbers)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Everything that is counted."""
+    text = await asyncio.to_thread(request.app.state.metrics.text)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
