@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chatglm.adapters.lora import LoraEmbedding, merge
 from chatglm.adapters.peft import Adapter, is_adapter, read_adapter
-from chatglm.adapters.prefix import learned_prefix
+from chatglm.adapters.prefix import from_peft, learned_prefix
 from chatglm.checkpoint.adapter import apply, base_of
 from chatglm.checkpoint.checks import check_size
 from chatglm.checkpoint.configs import Defaults, Format, Layout, RopeRatio
@@ -100,10 +100,10 @@ def put_adapter_on(loaded: Loaded, adapter: Adapter) -> None:
         loaded.model.eval()
         return
     try:
-        prefix = learned_prefix({"embedding.weight": adapter.prefix}, loaded.config)
+        prefix = from_peft(adapter.prefix, loaded.config)
     except ValueError as error:
         raise CheckpointError(f"{adapter.folder}: {error}") from error
-    loaded.prefix = prefix.float().to(loaded.model.embedding.weight.device)
+    loaded.prefix = prefix.to(loaded.model.embedding.weight.device)
 
 
 def merge_adapter(loaded: Loaded) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from chatglm.checkpoint.read import INDEX, WHOLE
 from chatglm.checkpoint.write import flush, save
 from chatglm.config import ModelConfig, RopeScaling
 from chatglm.tokenizer import Tokenizer
+from chatglm.tokenizer.base import names_apart
 from chatglm.tokenizer.convert import as_backend
 from chatglm.tokenizer.jinja import chat_template
 
@@ -97,7 +98,14 @@ def texts(loaded: Loaded, format: Format, dtype: str | None) -> dict[str, str]:
     tokenizer = loaded.tokenizer
     pad = end_of(tokenizer)
     tables: dict[str, object] = {
-        "config.json": config_table(loaded, format, dtype, pad),
+        "config.json": config_table(
+            loaded.config,
+            format,
+            tensor_dtype(loaded, "embedding.weight", dtype),
+            generation=loaded.generation,
+            ends=sorted(loaded.defaults.end_ids),
+            pad=pad,
+        ),
         "generation_config.json": generation_table(loaded, pad),
     }
     found = {}
@@ -116,17 +124,22 @@ def end_of(tokenizer: Tokenizer | None) -> int | None:
 
 
 def config_table(
-    loaded: Loaded, format: Format, dtype: str | None, pad: int | None
+    config: ModelConfig,
+    format: Format,
+    dtype: torch.dtype,
+    *,
+    generation: str,
+    ends: Sequence[int],
+    pad: int | None,
 ) -> dict[str, object]:
     """config.json."""
-    config = loaded.config
     table: dict[str, object] = {
         "architectures": [_CLASSES[format]],
         "model_type": format,
-        "chatglm_generation": loaded.generation,
+        "chatglm_generation": generation,
         "attention_bias": config.bias == "qkv",
         "attention_dropout": 0.0,
-        "eos_token_id": sorted(loaded.defaults.end_ids) or pad,
+        "eos_token_id": list(ends) or pad,
         "pad_token_id": pad,
         "head_dim": config.head_dim,
         "hidden_act": "silu",
@@ -140,7 +153,7 @@ def config_table(
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
         "tie_word_embeddings": config.tied,
-        "torch_dtype": str(tensor_dtype(loaded, "embedding.weight", dtype)).removeprefix("torch."),
+        "torch_dtype": str(dtype).removeprefix("torch."),
         "vocab_size": config.vocab_size,
     }
     if (scaling := config.rope_scaling) is not None:
@@ -207,7 +220,8 @@ def tokenizer_json(tokenizer: Tokenizer) -> str:
     template = tokenizer.template
     around = [*template.before_text, *template.after_text]
     if around:
-        names = [tokenizer.special_ids[token] for token in around]
+        apart = {i: name for name, i in names_apart(tokenizer.special).items()}
+        names = [apart[token] for token in around]
         before = names[: len(template.before_text)]
         after = names[len(template.before_text) :]
         backend.post_processor = TemplateProcessing(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,25 @@ def _one_mark_a_byte(error: UnicodeError) -> tuple[str, int]:
     """U+FFFD for every byte of a broken character, as SentencePiece decodes."""
     assert isinstance(error, UnicodeDecodeError)
     return "\ufffd" * (error.end - error.start), error.end
+
+
+# ChatGLM2's and 3's names of two special tokens are words of their own that stand inside others.
+# Tools that look for special tokens in a text, or merge whatever is in the vocabulary, would find
+# them in "philosophy"; for those they have names that no text holds by chance.
+_APART = {"sop": "<sop>", "eop": "<eop>"}
+_TOGETHER = {apart: name for name, apart in _APART.items()}
+
+
+def names_apart(special: Mapping[str, int]) -> dict[str, int]:
+    """Special tokens under the names that other tools get."""
+    return {_APART.get(name, name): i for name, i in special.items()}
+
+
+def official_names(special: Mapping[str, int], generation: str) -> dict[str, int]:
+    """Special tokens under the names of a generation's own files."""
+    if generation not in ("chatglm2", "chatglm3"):
+        return dict(special)
+    return {_TOGETHER.get(name, name): i for name, i in special.items()}
 
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")

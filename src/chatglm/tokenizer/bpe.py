@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatglm.tokenizer.base import Tokenizer, spell_piece
+from chatglm.tokenizer.base import Tokenizer, official_names, spell_piece
 
 if TYPE_CHECKING:
     import tiktoken
@@ -148,7 +148,8 @@ def read_json(path: Path, generation: str) -> JsonTokenizer:
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises a bare Exception
         raise ValueError(f"{path} is not a tokenizer.json ({error}); download it again") from error
-    return JsonTokenizer(backend, generation=generation, special=added, files=[path])
+    special = official_names(added, generation)
+    return JsonTokenizer(backend, generation=generation, special=special, files=[path])
 
 
 def read_gpt2(vocabulary: Path, merges: Path, special: dict[str, int]) -> JsonTokenizer:

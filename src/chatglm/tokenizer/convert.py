@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from chatglm.tokenizer.base import Tokenizer
+from chatglm.tokenizer.base import Tokenizer, names_apart
 from chatglm.tokenizer.bpe import GLM4_PATTERN, JsonTokenizer, RankTokenizer, byte_alphabet
 from chatglm.tokenizer.sentencepiece import SentencePieceTokenizer
 
@@ -94,7 +94,7 @@ def sentencepiece_bpe(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer
             decoders.Strip(content=" ", left=1, right=0),
         ]
     )
-    return with_special(backend, tokenizer.special)
+    return with_special(backend, names_apart(tokenizer.special))
 
 
 def with_special(backend: tokenizers.Tokenizer, special: Mapping[str, int]) -> tokenizers.Tokenizer:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 # After a special token a text of SentencePiece's begins with a blank, which is not written here.
 _CHATGLM2 = (
-    "{{ '[gMASK]sop' }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '[gMASK]<sop>' }}{% for message in messages %}{% if message['role'] == 'user' %}"
     "{{ '[Round ' + (loop.index0 // 2 + 1)|string + ']\\n\\n问：' + message['content'] + "
     "'\\n\\n答：' }}{% else %}{{ message['content'] + '\\n\\n' }}{% endif %}{% endfor %}"
 )
 _CHATGLM3 = (
-    "{{ '[gMASK]sop' }}{% for message in messages %}"
+    "{{ '[gMASK]<sop>' }}{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\\n ' + message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )

@@ -12,6 +12,7 @@ from chatglm.checkpoint.gguf.header import Value
 from chatglm.checkpoint.gguf.metadata import GENERATION, WORDS, Keys
 from chatglm.errors import CheckpointError
 from chatglm.tokenizer import Tokenizer
+from chatglm.tokenizer.base import names_apart, official_names
 from chatglm.tokenizer.bpe import GLM4_PATTERN, JsonTokenizer
 from chatglm.tokenizer.convert import as_backend, byte_level, split_pattern
 from chatglm.tokenizer.load import generation_of_json
@@ -51,9 +52,10 @@ def keys_of_tokenizer(tokenizer: Tokenizer | None, vocab_size: int, template: st
     """
     if tokenizer is None:
         return {MODEL: "none"}
-    if tokenizer.vocab_size > vocab_size:
+    count = max(tokenizer.vocab_size, max(tokenizer.special.values(), default=-1) + 1)
+    if count > vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} ids and the model {vocab_size} rows; do "
+            f"the tokenizer has {count} ids and the model {vocab_size} rows; do "
             "they belong together?"
         )
     if isinstance(tokenizer, SentencePieceTokenizer):
@@ -115,7 +117,7 @@ def keys_of_pieces(tokenizer: SentencePieceTokenizer, vocab_size: int) -> Keys:
             else UNUSED if backend.is_unused(index)
             else NORMAL
         )  # fmt: skip
-    for name, index in tokenizer.special.items():
+    for name, index in names_apart(tokenizer.special).items():
         if index >= tokenizer.num_pieces:
             words[index], kinds[index] = name, CONTROL
     return {
@@ -204,12 +206,13 @@ def from_scores(
         (word, float(score), int(kind))
         for word, score, kind in zip(words[:count], scores, kinds, strict=False)
     ]
+    behind = {name: index for name, index in special.items() if index >= count}
     names = {"<unk>": 0, "<bos>": 1, "<eos>": 2}
     return SentencePieceTokenizer(
         path,
         content=from_pieces(pieces, settings),
         generation=generation,
-        special={name: index for name, index in special.items() if index >= count} | names,
+        special=official_names(behind, generation) | names,
     )
 
 
