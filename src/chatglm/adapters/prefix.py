@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from chatglm.config import ModelConfig
 from chatglm.model import Transformer, causal_mask
 from chatglm.model.attention import attend
+from chatglm.model.position import Rotary, yarn_strength
 
 
 def learned_prefix(tensors: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
@@ -30,6 +31,35 @@ def learned_prefix(tensors: Mapping[str, Tensor], config: ModelConfig) -> Tensor
         )
     shape = (num_learned, config.num_layers, 2, config.num_kv_heads, config.head_dim)
     return table.view(shape).permute(1, 2, 3, 0, 4).contiguous()
+
+
+def shifted(prefix: Tensor, config: ModelConfig, by: int) -> Tensor:
+    """The keys and values (L, 2, G, N, D) that have the same effect when all that follows them
+    stands `by` places further on; where positions are learned there are none, and it stays.
+
+    PEFT counts learned positions and the official code does not: keys are turned by as many places
+    between the two.
+    """
+    if not config.position.startswith("rope"):
+        return prefix
+    rotary = Rotary(config)
+    keys = prefix[:, 0].float().transpose(1, 2)  # (L, N, G, D)
+    places = torch.full((1, config.num_planes, keys.shape[1]), by, device=prefix.device)
+    cos, sin = rotary.angles(places)
+    strength = yarn_strength(config.rope_scaling)
+    turned = rotary.rotate(keys, cos / strength, sin / strength).transpose(1, 2)
+    return torch.stack((turned.to(prefix.dtype), prefix[:, 1]), 1)
+
+
+def from_peft(table: Tensor, config: ModelConfig) -> Tensor:
+    """Keys and values (L, 2, G, N, D) from PEFT's numbers (N, L·2·G·D)."""
+    prefix = learned_prefix({"embedding.weight": table.float()}, config)
+    return shifted(prefix, config, -table.shape[0])
+
+
+def to_peft(prefix: Tensor, config: ModelConfig) -> Tensor:
+    """PEFT's numbers (N, L·2·G·D) of keys and values (L, 2, G, N, D)."""
+    return shifted(prefix, config, prefix.shape[3]).permute(3, 0, 1, 2, 4).flatten(1)
 
 
 def prefix_width(config: ModelConfig) -> int:
@@ -78,10 +108,6 @@ class PrefixEncoder(nn.Module):
         projects.
         """
         self.embedding.weight.copy_(prefix.permute(3, 0, 1, 2, 4).flatten(1))
-
-    def table(self) -> Tensor:
-        """The numbers (N, L·2·G·D) that PEFT's file format holds."""
-        return table_of(dict(self.named_parameters()))
 
     def forward(self) -> Tensor:
         """Keys and values (L, 2, G, N, D)."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from chatglm import checkpoint
 from chatglm.adapters.lora import LoraLinear, LoraPart, plain_weight
 from chatglm.adapters.peft import Adapter, Pair
-from chatglm.adapters.prefix import PrefixEncoder, PrefixTuned
+from chatglm.adapters.prefix import PrefixEncoder, PrefixTuned, to_peft
 from chatglm.adapters.save import write_lora, write_official_prefix, write_prefix
 from chatglm.checkpoint import Loaded
 from chatglm.checkpoint.adapter import apply, rows_of_parts, shape_of
@@ -176,7 +176,7 @@ def save_result(loaded: Loaded, network: Network, config: TuneConfig) -> Path:
     base = base_name(config.model, loaded.base)
     if isinstance(network, PrefixTuned):
         with torch.no_grad():
-            table = network.encoder.table()
+            table = to_peft(network.encoder(), loaded.config)
         write_prefix(folder, table, loaded.config, base)
         if loaded.format.startswith("chatglm"):
             write_official(folder / "official", loaded, network.encoder)
