@@ -105,7 +105,9 @@ def table(rows: Mapping[str, Mapping[str, object]], first: str = "") -> str:
 
 
 def shown(value: object) -> str:
-    """A cell: two decimals of a number, nothing for nothing."""
+    """A cell: two decimals of a number, four of one below 1, nothing for nothing."""
     if value is None:
         return ""
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if 0 < abs(value) < 1 else f"{value:.2f}"

@@ -140,6 +140,19 @@ def scaled(values: Sequence[float]) -> list[float]:
     return [v / top if top else 0.0 for v in values]
 
 
+def lead(text: str, count: int) -> str:
+    """The first sentences of a text: the baseline that news is measured against."""
+    return "".join(sentences(text)[:count])
+
+
+def plain_text_rank(text: str, count: int) -> str:
+    """The sentences that TextRank alone puts first, in the text's order."""
+    found = sentences(text)
+    ranks = text_rank([Counter(terms(s)) for s in found])
+    best = sorted(sorted(range(len(found)), key=lambda i: -ranks[i])[:count])
+    return "".join(found[i] for i in best)
+
+
 def select(
     ranked: Sequence[Ranked],
     fits: Callable[[list[Ranked]], bool],

@@ -64,27 +64,35 @@ def lower_line(upper: str) -> Layout:
     other tone in every second place and at the end, repeats where it repeats, none of its own.
     """
     elements: list[Element] = []
+    wanted = answering_tones(upper)
     first: dict[str, int] = {}
-    places = list(upper)
     count = 0
-    in_clause = 0
-    for i, character in enumerate(places):
+    for character in upper:
         if not num_han(character):
             elements.append(character)
-            in_clause = 0
             continue
-        in_clause += 1
-        ends = i + 1 == len(places) or not num_han(places[i + 1])
-        heard = tone(character)
-        wanted: Tone | None = None
-        if heard is not None and (in_clause % 2 == 0 or ends):
-            wanted = "仄" if heard == "平" else "平"
-        if i == len(places) - 1 and heard is None:
-            wanted = "平"
-        elements.append(Slot(tone=wanted, like=first.get(character)))
+        elements.append(Slot(tone=wanted[character], like=first.get(character)))
         first.setdefault(character, count)
         count += 1
     return Layout(elements=tuple(elements), banned=frozenset(c for c in upper if num_han(c)))
+
+
+def answering_tones(upper: str) -> dict[str, Tone | None]:
+    """The tone that answers each character of an upper line: the other one, where the character
+    stands in a second place or at an end; level at the very end if it can be heard both ways.
+    """
+    wanted: dict[str, Tone | None] = dict.fromkeys(upper)
+    place = 0
+    for i, character in enumerate(upper):
+        place = place + 1 if num_han(character) else 0
+        is_last = i == len(upper) - 1
+        ends = is_last or not num_han(upper[i + 1])
+        heard = tone(character) if place else None
+        if heard is not None and (place % 2 == 0 or ends):
+            wanted[character] = "仄" if heard == "平" else "平"
+        elif is_last and heard is None:
+            wanted[character] = "平"
+    return wanted
 
 
 def faults(text: str, layout: Layout) -> list[str]:

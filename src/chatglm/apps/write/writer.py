@@ -20,6 +20,7 @@ Progress = Callable[[int, int], None]
 TEMPERATURE = 0.8
 ATTEMPTS = 3
 MAX_UPPER = 40
+ENDS = "，。；,; "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +100,12 @@ class Writer:
         lines = choice.choice(form.patterns)
         title = re.sub(r"[《》\n]", "", topic)[:30]
         layout = poem(lines, form.heading.format(topic=title))
-        asked = (form.general if self.model.follows else form.tuned or form.general).format(
-            topic=title
-        )
-        text, notes = self.in_layout(asked, layout, seed)
+        text, notes = self.in_layout(self.request(form, title), layout, seed)
         return Written(text=text, form=form.name, notes=notes)
 
     def couplet(self, form: Form, upper: str, seed: int | None) -> Written:
         """The lower line to an upper one."""
-        upper = upper.rstrip("，。；,;")
+        upper = upper.rstrip(ENDS)
         if not 1 <= num_han(upper) <= MAX_UPPER:
             raise InvalidText(
                 f"the upper line must have 1 to {MAX_UPPER} Chinese characters, got {upper!r}"
@@ -115,9 +113,31 @@ class Writer:
         if re.search(r"[A-Za-z0-9]", upper):
             raise InvalidText(f"the upper line must be Chinese, got {upper!r}")
         layout = lower_line(upper)
-        asked = (form.general if self.model.follows else form.tuned).format(topic=upper)
-        text, notes = self.in_layout(asked, layout, seed)
+        text, notes = self.in_layout(self.request(form, upper), layout, seed)
         return Written(text=text, form=form.name, notes=notes)
+
+    def faults(self, form: str, topic: str, text: str) -> list[str]:
+        """What of a verse or couplet is not in its form; empty where one of the patterns fits."""
+        kind = find_form(form, self.forms)
+        if kind.kind == "couplet":
+            return faults(text.strip(), lower_line(topic.rstrip(ENDS)))
+        if kind.kind != "verse":
+            raise ValueError(f"a {kind.name} has no layout to check")
+        layouts = [poem(lines, kind.heading.format(topic=topic)) for lines in kind.patterns]
+        return min((faults(text.strip(), layout) for layout in layouts), key=len)
+
+    def unconstrained(self, form: str, topic: str, *, seed: int | None = None) -> str:
+        """What the model writes when it is only asked for a verse, for comparison."""
+        kind = find_form(form, self.forms)
+        options: Options = {"temperature": TEMPERATURE, "max_new_tokens": 256}
+        if seed is not None:
+            options["seed"] = seed
+        return self.model.ask(Question(prompt=self.request(kind, topic), options=options))
+
+    def request(self, form: Form, topic: str) -> str:
+        """The request for a verse in the words that the model knows."""
+        wording = form.general if self.model.follows else form.tuned or form.general
+        return wording.format(topic=topic)
 
     def in_layout(
         self, prompt: str, layout: Layout, seed: int | None
