@@ -14,6 +14,7 @@ from chatglm.cli.options import INVALID_INPUT, CommandError
 
 if TYPE_CHECKING:
     from chatglm.checkpoint.describe import Description
+    from chatglm.checkpoint.describe_adapter import AdapterDescription
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,8 +28,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         nargs="?",
         default=os.environ.get("CHATGLM_MODEL"),
         help=say(
-            "directory or hub name; default: $CHATGLM_MODEL, else the embedded model",
-            "目录或 Hub 名称；默认 $CHATGLM_MODEL，否则用内置模型",
+            "directory, GGUF file, adapter or hub name; default: $CHATGLM_MODEL, else the embedded "
+            "model",
+            "目录、GGUF 文件、适配器或 Hub 名称；默认 $CHATGLM_MODEL，否则用内置模型",
         ),
     )
     parser.add_argument("--revision", help=say("branch, tag or commit on the hub", "Hub 上的版本"))
@@ -41,23 +43,34 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the description."""
+    from chatglm.adapters.peft import is_adapter
+    from chatglm.checkpoint import resolve
     from chatglm.checkpoint.describe import describe
+    from chatglm.checkpoint.describe_adapter import describe_adapter
 
+    offline = True if arguments.offline else None
     try:
-        found = describe(
-            arguments.model,
-            revision=arguments.revision,
-            offline=True if arguments.offline else None,
-        )
+        path = resolve(arguments.model, revision=arguments.revision, offline=offline)
+        if is_adapter(path) and not (path / "config.json").is_file():
+            adapter = describe_adapter(path)
+            show(adapter_record(adapter), adapter_lines(adapter), as_json=arguments.json)
+            return 0
+        found = describe(path)
     except (ValueError, FileNotFoundError) as error:
         is_damaged = arguments.model is None or Path(arguments.model).exists()
         raise CommandError(str(error), INVALID_INPUT if is_damaged else 1) from error
-    if arguments.json:
-        print(json.dumps(record(found), ensure_ascii=False))
-    else:
-        for name, value in lines(found):
-            print(f"{paint(name + ':', 'bold', sys.stdout):<16} {value}")
+    show(record(found), lines(found), as_json=arguments.json)
     return 0
+
+
+def show(told: dict[str, object], lines: list[tuple[str, str]], *, as_json: bool) -> None:
+    """Print a description for programs or for people."""
+    if as_json:
+        print(json.dumps(told, ensure_ascii=False))
+        return
+    width = max(len(name) for name, _ in lines) + 1
+    for name, value in lines:
+        print(f"{paint(f'{name}:'.ljust(width), 'bold', sys.stdout)} {value}")
 
 
 def record(found: Description) -> dict[str, object]:
@@ -105,6 +118,38 @@ def lines(found: Description) -> list[tuple[str, str]]:
     if found.base != found.directory:
         told.insert(1, ("base", str(found.base)))
     return told + [("note", note) for note in found.notes]
+
+
+def adapter_record(found: AdapterDescription) -> dict[str, object]:
+    """An adapter's description as one JSON object; sizes in bytes."""
+    return {
+        "directory": str(found.directory),
+        "adapter": found.kind,
+        "ranks": {str(rank): count for rank, count in found.ranks.items()},
+        "targets": list(found.targets),
+        "parameters": found.num_parameters,
+        "files": found.files,
+        "base_name": found.base_name,
+        "base": None if found.base is None else record(found.base),
+    }
+
+
+def adapter_lines(found: AdapterDescription) -> list[tuple[str, str]]:
+    """An adapter's description for people, name and value, with its base's below."""
+    told = [("directory", str(found.directory)), ("adapter", found.kind)]
+    if found.kind == "P-tuning v2":
+        told.append(("length", f"{next(iter(found.ranks), 0)} tokens"))
+    else:
+        ranks = ", ".join(f"{rank} (×{count})" for rank, count in found.ranks.items())
+        told += [("rank", ranks), ("targets", ", ".join(found.targets))]
+    told += [
+        ("parameters", f"{found.num_parameters:,}"),
+        ("files", f"{len(found.files)}, {readable(sum(found.files.values()))}"),
+        ("trained on", found.base_name or "the config does not say"),
+    ]
+    if found.base is None:
+        return [*told, ("base", "not found here; give its directory when loading, as base=")]
+    return told + [(f"base's {name}", value) for name, value in lines(found.base)]
 
 
 def readable(size: int) -> str:
