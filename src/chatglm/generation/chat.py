@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor
@@ -25,8 +25,9 @@ from chatglm.generation.history import (
     conversation,
     with_turn,
 )
+from chatglm.generation.options import Options, sampling_of
 from chatglm.generation.reply import ReplyStream, TokenReply
-from chatglm.generation.sampling import Processor, Sampling
+from chatglm.generation.sampling import Sampling
 from chatglm.generation.stop import TextStream
 from chatglm.messages import Message
 from chatglm.model import Transformer
@@ -36,40 +37,30 @@ from chatglm.tokenizer.base import Tokenizer
 if TYPE_CHECKING:
     from chatglm.generation.remote import RemoteChatGLM
 
+__all__ = ["ChatGLM", "Options"]
+
 Ids = Sequence[int] | Tensor
-
-
-class Options(TypedDict, total=False):
-    """Settings of one request, by keyword; see `Sampling` for what they mean."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    logit_bias: Mapping[int, float]
-    max_new_tokens: int | None
-    stop: str | Sequence[str]
-    seed: int | None
-    best_of: int | None
-    num_beams: int
-    length_penalty: float
-    early_stopping: bool | Literal["never"]
-    processor: Processor | None
 
 
 class ChatGLM:
     """A language model of the family, ready to be asked."""
 
-    def __init__(self, loaded: Loaded, *, max_num_seqs: int = 16) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        max_num_seqs: int = 16,
+        kv_dtype: str = "auto",
+        draft: Loaded | None = None,
+    ) -> None:
         self.loaded = loaded
         self.engine = Engine(
             loaded.model,
             stop_ids=loaded.defaults.end_ids,
             learned_prefix=loaded.prefix,
             max_num_seqs=max_num_seqs,
+            kv_dtype=kv_dtype,
+            draft=None if draft is None else draft.model,
         )
 
     @staticmethod
@@ -84,13 +75,17 @@ class ChatGLM:
         adapter: str | os.PathLike[str] | None = None,
         base: str | os.PathLike[str] | None = None,
         max_num_seqs: int = 16,
+        kv_dtype: str = "auto",
+        draft: str | os.PathLike[str] | None = None,
     ) -> ChatGLM | RemoteChatGLM:
         """The model at `source`: None (the embedded one), a directory, a hub id, `openai/MODEL`.
 
         dtype: `auto` (as the file has it), `float32`, `bfloat16` or `float16`. device: `auto`,
-        `cpu`, `cuda`, …. quantize: `int8` or `int4`, while loading. adapter:
-            a LoRA adapter in PEFT's format; `source` may be one too, and names its base itself
-            unless `base` is given.
+        `cpu`, `cuda`, …. quantize: `int8` or `int4`, while loading. adapter: a
+        LoRA adapter in PEFT's format; `source` may be one too, and names its base itself unless
+        `base` is given. kv_dtype: of keys and values, `auto` (the model's), `float32`, `bfloat16`,
+        `float16` or `int8`. draft: a smaller model of the same family whose guesses save steps
+        where a request asks to speculate.
         """
         if source is not None and str(source).startswith("openai/"):
             from chatglm.generation.remote import RemoteChatGLM
@@ -106,7 +101,12 @@ class ChatGLM:
             adapter=adapter,
             base=base,
         )
-        return ChatGLM(loaded, max_num_seqs=max_num_seqs)
+        small = None
+        if draft is not None:
+            small = checkpoint.load(
+                draft, dtype=dtype, device=device, offline=offline, quantize=quantize
+            )
+        return ChatGLM(loaded, max_num_seqs=max_num_seqs, kv_dtype=kv_dtype, draft=small)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> Path:
         """Write the checkpoint in the format it was read from; same tensors, same bytes."""
@@ -371,19 +371,4 @@ class ChatGLM:
 
     def sampling(self, options: Options) -> Sampling:
         """The model's own defaults with the user's options over them."""
-        defaults = self.loaded.defaults
-        settings: Options = {
-            "temperature": defaults.temperature,
-            "top_k": defaults.top_k,
-            "top_p": defaults.top_p,
-            "repetition_penalty": defaults.repetition_penalty,
-            "max_new_tokens": defaults.max_new_tokens,
-        }
-        if options.get("num_beams", 1) > 1:
-            settings["temperature"] = 0.0  # a search draws nothing
-        for key, value in options.items():
-            if value is not None:
-                settings[key] = value  # type: ignore[literal-required]
-        stop = settings.pop("stop", ())
-        settings["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
-        return Sampling(**settings)  # type: ignore[arg-type]
+        return sampling_of(self.loaded.defaults, options)

@@ -14,6 +14,7 @@ from chatglm.generation.request import Branch, Output, Request, check
 from chatglm.generation.runner import Part, Runner
 from chatglm.generation.sampling import Sampler, Sampling, score_tokens, seeds
 from chatglm.generation.scheduler import Scheduler
+from chatglm.generation.speculation import DraftModel, Speculation
 from chatglm.model import Transformer
 from chatglm.prompt import Prompt
 
@@ -46,6 +47,7 @@ class Engine:
         chunk_size: int = 512,
         kv_dtype: str = "auto",
         prefix_cache: bool = True,
+        draft: Transformer | None = None,
     ) -> None:
         self.runner = runner = Runner(model, learned_prefix=learned_prefix, kv_dtype=kv_dtype)
         self.config = model.config
@@ -60,7 +62,11 @@ class Engine:
         self.chunk_size = chunk_size
         self.prefix_cache = prefix_cache and self.config.context == "causal"
         self.replies = Replies(self.scheduler, runner.num_learned)
+        self.speculation = Speculation(
+            None if draft is None else DraftModel(draft, self.config, num_seqs=max_num_seqs)
+        )
         self.next_id = 0
+        self.num_steps = 0
         # Tokens of prompts that were looked for in the prefix cache, and that were found.
         self.num_prefix_queries = 0
         self.num_prefix_hits = 0
@@ -176,11 +182,16 @@ class Engine:
     def make_room(self) -> list[Branch]:
         """Branches whose next token can be read now; where blocks are short, the youngest wait."""
         decoding = []
-        for i in list(self.scheduler.running):
-            branch = self.replies.branches[i]
-            if i not in self.scheduler.running or branch.is_reading or not branch.fed:
+        branches = [self.replies.branches[i] for i in self.scheduler.running]
+        due = [branch for branch in branches if not branch.is_reading and branch.fed]
+        if any(branch.num_wanted for branch in due):
+            self.speculation.propose(due, self.replies.branches)
+        for branch in due:
+            i, start = branch.id, self.runner.num_learned + branch.num_read
+            if i not in self.scheduler.running:
                 continue
-            start = self.runner.num_learned + branch.num_read
+            if not self.scheduler.has_room(i, start + len(branch.fed)):
+                branch.drafts = []  # nobody has to go for what is only tried
             self.send_back(self.scheduler.extend(i, start + len(branch.fed)))
             if i in self.scheduler.running:
                 copies, preempted = self.scheduler.own(i, start)
@@ -310,7 +321,9 @@ class Engine:
         for branch in running:
             branch.num_read = len(branch.tokens)
             self.keep(branch)
-        return self.replies.choose(running, self.runner.logits(hidden))
+        outputs = self.replies.choose(running, self.runner.logits(hidden))
+        self.num_steps += 1
+        return outputs
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[Output]:
         """The outputs of one request, as they come; leaving the loop early aborts it.

@@ -21,6 +21,7 @@ class Replies:
         self.num_learned = num_learned
         self.requests: dict[int, Request] = {}
         self.branches: dict[int, Branch] = {}
+        self.num_drafted = self.num_accepted = 0
 
     def add(self, request: Request) -> None:
         """Take a request in."""
@@ -59,14 +60,13 @@ class Replies:
             best = logits.max(-1)
             scores, tokens = best.values.tolist(), best.indices.tolist()
         outputs: list[Output] = []
-        row = 0
+        row = 0  # of the branch's first token
         for branch in branches:
             drafts, branch.drafts = branch.drafts, []
-            if branch.id not in self.branches:  # its request has failed meanwhile
-                row += 1 + len(drafts)
-                continue
             try:
                 for i in range(1 + len(drafts)):
+                    if branch.id not in self.branches:  # it has ended, or another of its request
+                        break
                     at = row + i
                     if branch.request.beams is not None:
                         outputs += self.collect(branch, logits[at])
@@ -77,13 +77,21 @@ class Replies:
                     else:
                         token = branch.sampler.next(logits[at])
                     outputs += self.take(branch, token, logits[at])
-                    if i == len(drafts) or token != drafts[i] or branch.id not in self.branches:
+                    if i == len(drafts) or token != drafts[i]:
                         break
                     branch.num_read += 1
+                if drafts:
+                    self.judge(branch, i, len(drafts))
             except Exception as error:  # a caller's processor may raise anything
                 outputs += self.fail([branch.request], error)
             row += 1 + len(drafts)
         return outputs
+
+    def judge(self, branch: Branch, num_accepted: int, num_drafted: int) -> None:
+        """Count drafts that proved right."""
+        branch.judge(num_accepted, num_drafted)
+        self.num_drafted += num_drafted
+        self.num_accepted += num_accepted
 
     def take(self, branch: Branch, token: int, logits: Tensor) -> list[Output]:
         """Add a token to a branch, which leaves if that was its last; what can be told now."""

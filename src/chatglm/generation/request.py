@@ -78,7 +78,8 @@ class Branch:
 
     is_reading: it catches up with its tokens, after its arrival or a preemption. keys: the chain of
     block keys as far as it was read; num_kept: how many of its blocks can be found by them. drafts:
-    tokens that are tried after its last one in this step. held: outputs that are not told yet;
+    tokens that are tried after its last one in this step; width: how many, at most; num_drafted,
+    num_accepted: of all steps. held: outputs that are not told yet;
     total: the sum of their log-probabilities.
     """
 
@@ -91,6 +92,9 @@ class Branch:
     is_reading: bool = True
     keys: list[bytes] = field(default_factory=list)
     drafts: list[int] = field(default_factory=list)
+    width: int = 4
+    num_drafted: int = 0
+    num_accepted: int = 0
     held: list[Output] = field(default_factory=list)
     total: float = 0.0
 
@@ -108,6 +112,23 @@ class Branch:
     def fed(self) -> list[int]:
         """What the next forward reads of it: what is pending, and the drafts."""
         return [*self.tokens[self.num_read :], *self.drafts]
+
+    @property
+    def num_wanted(self) -> int:
+        """How many drafts are worth trying now."""
+        room = self.request.limit - self.num_new - 1
+        if self.request.beams is not None:
+            return 0
+        return max(min(self.request.sampling.speculate, self.width, room), 0)
+
+    def judge(self, num_accepted: int, num_drafted: int) -> None:
+        """Learn from drafts how many to try next."""
+        self.num_drafted += num_drafted
+        self.num_accepted += num_accepted
+        if num_accepted == num_drafted:
+            self.width = min(2 * self.width, self.request.sampling.speculate)
+        else:
+            self.width = num_accepted + 1
 
 
 def check(prompt: Prompt, sampling: Sampling, vocab_size: int, max_length: int) -> None:

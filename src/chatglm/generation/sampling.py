@@ -37,6 +37,7 @@ class Sampling:
     compared by their log-probability divided by length ** length_penalty. early_stopping: True
     ends the search with the first num_beams replies, False when a better one is unlikely, `never`
     when none can follow.
+    speculate: how many tokens may be tried ahead, 0 for none; the reply does not change.
     cache_salt: requests with unlike salts share nothing in the prefix cache.
     processor: called with the tokens so far and the logits (V,), returns logits; for constraints of
     one's own.
@@ -61,6 +62,7 @@ class Sampling:
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+    speculate: int = 0
     cache_salt: str | None = None
     processor: Processor | None = None
 
@@ -113,6 +115,7 @@ _RULES: dict[str, tuple[Callable[[float], bool], str, str]] = {
     "n": (lambda x: 1 <= x <= 128, "lie between 1 and 128", "use 1 for one reply"),
     "best_of": (lambda x: 1 <= x <= 128, "lie between 1 and 128", "leave it out for none"),
     "num_beams": (lambda x: 1 <= x <= 64, "lie between 1 and 64", "use 1 for no search"),
+    "speculate": (lambda x: 0 <= x <= 64, "lie between 0 and 64", "use 0 for none, 8 is usual"),
     "length_penalty": (lambda x: -10 <= x <= 10, "lie between -10 and 10", "use 1, or 0 for none"),
     "prompt_logprobs": (lambda x: 0 <= x <= 20, "lie between 0 and 20", "leave it out for none"),
 }

@@ -123,6 +123,11 @@ class Scheduler:
         claim.num_slots = max(claim.num_slots, num_slots)
         return self.grow(request, self.blocks(num_slots) - len(claim.blocks))
 
+    def has_room(self, request: int, num_slots: int) -> bool:
+        """Whether a running request can be extended so far and nobody has to go."""
+        missing = self.blocks(num_slots) - len(self.running[request].blocks)
+        return missing <= self.num_free
+
     def grow(self, request: int, num_blocks: int) -> list[int]:
         """Give a request more blocks; who had to go back to the queue for that."""
         preempted = []
