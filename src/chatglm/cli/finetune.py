@@ -52,7 +52,9 @@ def tune(config: TuneConfig, *, resume: bool = False, dry_run: bool = False) -> 
             tell(run, line)
     if dry_run:
         return 0
-    before = remembered(run) if config.objective != "reward" else []
+    # A network in pieces answers only where all processes ask together.
+    answers = config.objective != "reward" and not config.shard
+    before = remembered(run) if answers else []
     try:
         result = run.run()
     except TrainingDiverged as error:

@@ -100,3 +100,10 @@ def join() -> Group:
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a parameter lies in pieces on several processes."""
     return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which each process may hold a piece; all processes ask together."""
+    gather = getattr(tensor, "full_tensor", None)
+    found: Tensor = tensor if gather is None else gather()
+    return found

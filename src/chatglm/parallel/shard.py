@@ -13,7 +13,7 @@ from torch.distributed.fsdp import (
 )
 
 from chatglm.model.transformer import Layer
-from chatglm.parallel.group import Group
+from chatglm.parallel.group import Group, is_sharded, whole
 
 
 def shard(network: nn.Module, group: Group, *, dtype: torch.dtype | None = None) -> None:
@@ -31,5 +31,25 @@ def shard(network: nn.Module, group: Group, *, dtype: torch.dtype | None = None)
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # all that gloo knows
     # The head is used outside of the forward, chunk by chunk.
     register_fsdp_forward_method(network, "logits")
+
+
+@torch.no_grad()
+def gather(network: nn.Module) -> None:
+    """Make a network whole again on every process, as it was before `shard`; all processes call
+    this together.
+    """
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if is_sharded(parameter):
+                trains = parameter.requires_grad
+                module._parameters[name] = nn.Parameter(whole(parameter).clone(), trains)
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module._forward_pre_hooks.clear()
+            module._forward_hooks.clear()
+            module.__dict__.pop("logits", None)
+            # FSDP2 makes a class of its own from (FSDPModule, the module's class).
+            module.__class__ = type(module).__bases__[1]

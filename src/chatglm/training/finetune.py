@@ -122,6 +122,10 @@ class Tuning:
         """Train to the end and write the result; returns where it lies."""
         self.trainer.run()
         self.trainer.take_best()
+        if self.config.shard:
+            from chatglm.parallel.shard import gather
+
+            gather(self.network)
         self.loaded.model.eval()
         result = Path(self.config.output_dir)
         if self.group.is_first:

@@ -17,8 +17,9 @@ from chatglm.checkpoint.names import entry_of
 from chatglm.checkpoint.transforms import to_theirs
 from chatglm.config import ModelConfig
 from chatglm.model import Transformer
+from chatglm.parallel.group import whole
 from chatglm.tokenizer import Tokenizer
-from chatglm.training.state import flush, whole
+from chatglm.training.state import flush
 
 
 def has_format(config: ModelConfig) -> bool:

@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from chatglm.parallel.group import whole
+
 MANIFEST = "manifest.json"
 
 
@@ -93,13 +95,6 @@ def unique_tensors(model: nn.Module, *, trained_only: bool = False) -> Iterator[
     for name, tensor in model.state_dict().items():
         if name in trained or not trained_only:
             yield name, whole(tensor).detach().contiguous()
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which each process may hold a piece."""
-    gather = getattr(tensor, "full_tensor", None)
-    found: Tensor = tensor if gather is None else gather()
-    return found
 
 
 def piece_of(tensor: Tensor, like: Tensor) -> Tensor:
