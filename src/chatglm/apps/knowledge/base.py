@@ -294,6 +294,10 @@ class KnowledgeBase:
             self.store.set("common", embedder.state)
         return rows
 
+    def delete(self) -> None:
+        """Forget the whole base, its file or schema included."""
+        self.store.database.drop()
+
     def close(self) -> None:
         """Give the connections back."""
         self.store.close()

@@ -26,9 +26,10 @@ _CHINESE = (
 )
 _ENGLISH = "how what when where why which can do does is are the a to my i"
 QUESTION_WORDS = frozenset(f"{_CHINESE} {_ENGLISH}".split())
-WEIGHTS = (3.34, 2.4, 3.88, 2.07, 2.45)
-BIAS = -5.03
+WEIGHTS = (3.18, 2.31, 4.35, 2.51, 1.43)
+BIAS = -5.23
 DEFAULT_THRESHOLD = 0.33
+LOWEST, HIGHEST = 0.3, 0.6
 NUM_SAMPLES = 150
 
 
@@ -126,12 +127,15 @@ def calibrate(searcher: Searcher, chunks: Sequence[Chunk]) -> Calibration:
     wrong: list[float] = []
     for chunk in sample:
         wording = choose.choice(chunk.questions)
-        without.append(tried(searcher, wording, Omit(chunk=chunk.id))[0])
+        score, found = tried(searcher, wording, Omit(chunk=chunk.id))
+        if found is not None and found.text == chunk.text:
+            continue  # the entry is there twice, and cannot be taken away
+        without.append(score)
         if len(chunk.questions) > 1:
             score, found = tried(searcher, wording, Omit(chunk=chunk.id, wording=wording))
-            (right if found == chunk.id else wrong).append(score)
+            (right if found and found.id == chunk.id else wrong).append(score)
     bounds = [quantile(off_topic, 0.98), quantile(without, 0.75)]
-    threshold = min(max(*bounds, 0.2), 0.6) if without else max(bounds[0], DEFAULT_THRESHOLD)
+    threshold = min(max(*bounds, LOWEST), HIGHEST) if without else max(bounds[0], DEFAULT_THRESHOLD)
     known = len(right) + len(wrong)
     return Calibration(
         threshold=round(threshold, 4),
@@ -142,10 +146,10 @@ def calibrate(searcher: Searcher, chunks: Sequence[Chunk]) -> Calibration:
     )
 
 
-def tried(searcher: Searcher, question: str, omit: Omit | None) -> tuple[float, int | None]:
-    """Certainty of what is found first, and its number."""
+def tried(searcher: Searcher, question: str, omit: Omit | None) -> tuple[float, Chunk | None]:
+    """What is found first, and how certain it is."""
     hits = searcher.search(question, 3, omit=omit)
-    return certainty(searcher, question, hits, omit), hits[0].chunk.id if hits else None
+    return certainty(searcher, question, hits, omit), hits[0].chunk if hits else None
 
 
 def off_topic_questions() -> list[str]:

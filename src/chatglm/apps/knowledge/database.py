@@ -36,6 +36,10 @@ class Database(ABC):
         """Give all connections back."""
 
     @abstractmethod
+    def drop(self) -> None:
+        """Delete everything, and close."""
+
+    @abstractmethod
     def check(self) -> str:
         """`ok`, or what the database says is wrong with itself."""
 

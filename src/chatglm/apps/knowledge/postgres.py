@@ -113,6 +113,11 @@ class PostgresDatabase(Database):
             self.connections.clear()
         self.local = threading.local()
 
+    def drop(self) -> None:
+        """Delete the schema, and close."""
+        self.rows(f'DROP SCHEMA "{self.schema}" CASCADE')
+        self.close()
+
     def check(self) -> str:
         """`ok` where the server answers; it keeps its own pages whole."""
         return "ok" if self.rows("SELECT 1") else "the server does not answer"

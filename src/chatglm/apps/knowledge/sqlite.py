@@ -88,6 +88,12 @@ class SqliteDatabase(Database):
             self.connections.clear()
         self.local = threading.local()
 
+    def drop(self) -> None:
+        """Delete the file with its log, and close."""
+        self.close()
+        for ending in ("", "-wal", "-shm"):
+            Path(f"{self.location}{ending}").unlink(missing_ok=True)
+
     def check(self) -> str:
         """`ok`, or the first fault of the file."""
         return str(self.rows("PRAGMA integrity_check(1)")[0][0])
