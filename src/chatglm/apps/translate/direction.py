@@ -64,22 +64,30 @@ def recognize(text: str) -> Tongue:
 def direction(text: str, source: str | None = None, target: str | None = None) -> Direction:
     """The pair for a text: what is not given is recognized.
 
-    Chinese goes into English and English into Chinese; classical Chinese into modern. Where modern
-    Chinese is asked for and the text is Chinese, it is taken to be classical.
+    Chinese goes into English and English into Chinese, classical Chinese into modern. Into the
+    language that carries a text go its parts in the other; with none, modern Chinese is asked of a
+    classical text.
     """
-    seen = recognize(text)
     goal = None if target is None else tongue(target)
-    start = seen if source is None else tongue(source)
-    if source is None and goal == start:
-        start = "lzh" if goal == "zh" else "zh"
+    start = source_of(text, goal) if source is None else tongue(source)
     if goal is None:
         goal = "en" if start == "zh" else "zh"
-    if source is None and goal == "en" and start == "lzh":
-        start = "zh"
     if start == goal:
-        raise ValueError(f"source and target are both {goal}; give another --to")
-    if source is None and (start == "en") != (seen == "en"):
-        raise ValueError(
-            f"the text is {seen} already and {goal} was asked for; give --from where it is not"
-        )
+        raise ValueError(f"source and target are both {goal}; give another target")
     return Direction(start, goal)
+
+
+def source_of(text: str, goal: Tongue | None) -> Tongue:
+    """The language to translate from, for a text whose target is known or not."""
+    seen = recognize(text)
+    if goal is None or goal not in (seen, "en"):
+        return seen if goal != "lzh" or seen == "en" else "zh"
+    if goal == "en":
+        if seen != "en":
+            return "zh"
+        if num_han(text):
+            return "zh"
+        raise ValueError("the text is English already; give another target")
+    if goal == "lzh":
+        return "zh"
+    return "en" if _WORD.search(text) else "lzh"

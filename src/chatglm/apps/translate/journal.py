@@ -27,7 +27,11 @@ class Journal:
     def open(self) -> IO[str]:
         """The file, locked and at its end, after reading what is of this work."""
         file = self.path.open("a+", encoding="utf-8")
-        lock(file, self.path)
+        try:
+            lock(file, self.path)
+        except ValueError:
+            file.close()
+            raise
         file.seek(0)
         lines = file.read().splitlines(keepends=True)
         whole = 0

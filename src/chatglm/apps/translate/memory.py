@@ -59,6 +59,7 @@ class Memory:
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
+            self.connection.close()
             raise ValueError(
                 f"{self.path} is no translation memory ({error}); give another --memory file"
             ) from error

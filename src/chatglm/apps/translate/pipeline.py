@@ -104,10 +104,10 @@ class Pipeline:
         again: list[Unit] = []
 
         def take(unit: Unit, reply: str, slots: Sequence[Kept], last: bool) -> None:
-            target = unmask(tidy(reply, unit.text), slots)
+            target = fitted(unmask(tidy(reply, unit.text), slots), unit.text)
             reasons = self.faults(unit, target) + self.strangeness(target)
             if not reasons:
-                settle(unit, Result(text=fitted(target, unit.text), origin="model"))
+                settle(unit, Result(text=target, origin="model"))
             elif last or not self.model.follows:
                 rest[unit] = reasons
             else:
