@@ -1,13 +1,15 @@
 """Exported GGUF files in llama.cpp beside the model that they were exported from.
 
-    python -m benchmarks.gguf_parity [--python PYTHON] [--oracles DIRECTORY] [--output FILE.json]
+    python -m benchmarks.gguf_parity [--python PYTHON] [--oracles DIRECTORY]
+        [--tokenizers DIRECTORY] [--output FILE.json]
 
 PYTHON is an interpreter with llama-cpp-python, which need not be this one. For the embedded model,
 for a random checkpoint of each architecture that llama.cpp knows, and for the oracle folders whose
 shapes it takes: the largest difference of a logit, the Kullback-Leibler divergence of the next word
 (mean over positions, in nats), whether the likeliest word is the same, whether greedy replies are,
 and whether llama.cpp's tokenizer gives our ids. `of the file` compares with the file as it is read
-back here, which leaves llama.cpp's own rounding of activations.
+back here, which leaves llama.cpp's own rounding of activations. Directories of published
+tokenizers are compared on every string that stands in a cases.json below DIRECTORY.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -27,10 +31,13 @@ from safetensors.torch import save_file
 from chatglm import ChatGLM
 from chatglm.checkpoint import export_gguf
 from chatglm.checkpoint.fill import build
+from chatglm.checkpoint.gguf.export import add_key
 from chatglm.checkpoint.gguf.metadata import is_square
+from chatglm.checkpoint.gguf.words import keys_of_tokenizer
 from chatglm.checkpoint.names import entry_of
 from chatglm.checkpoint.parts import transformers_format
 from chatglm.config import Experts, ModelConfig, RopeScaling
+from chatglm.tokenizer import load_tokenizer
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 TEXTS = (
@@ -43,7 +50,7 @@ TEXTS = (
 NUM_NEW = 24
 # Runs in PYTHON: logits of the ids, a greedy continuation, ids of the texts.
 CHILD = """
-import ctypes, json, sys
+import json, sys
 import numpy as np
 import llama_cpp
 from llama_cpp import llama_cpp as low
@@ -67,6 +74,26 @@ for _ in range(task["new"]):
     model.eval(reply[-1:])
 words = [model.tokenize(text.encode(), add_bos=False, special=False) for text in task["texts"]]
 print(json.dumps({"reply": reply, "words": words, "version": llama_cpp.__version__}))
+"""
+
+
+# Runs in PYTHON: ids of the texts by a file that has a vocabulary only.
+TOKENIZE = """
+import ctypes, json, sys
+import llama_cpp
+
+task = json.load(open(sys.argv[1]))
+params = llama_cpp.llama_model_default_params()
+params.vocab_only = True
+model = llama_cpp.llama_model_load_from_file(task["file"].encode(), params)
+vocab = llama_cpp.llama_model_get_vocab(model)
+found = []
+for text in task["texts"]:
+    data = text.encode()
+    room = (ctypes.c_int32 * (len(data) + 8))()
+    count = llama_cpp.llama_tokenize(vocab, data, len(data), room, len(room), False, False)
+    found.append(room[:count])
+json.dump(found, open(task["ids"], "w"))
 """
 
 
@@ -101,7 +128,7 @@ def write_random(config: ModelConfig, folder: Path) -> Path:
     assert format is not None
     folder.mkdir()
     chance = torch.Generator().manual_seed(0)
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, empty in build(config).state_dict().items():
         entry = entry_of(format, name)
         scale = 1.0 if empty.dim() < 2 else empty.shape[-1] ** -0.5
@@ -158,6 +185,42 @@ def compare(
     }
 
 
+def compare_tokenizers(folder: Path, python: str, work: Path) -> dict[str, tuple[int, int]]:
+    """For each published tokenizer, how many texts there are and how many get other ids."""
+    texts = sorted({text for path in folder.rglob("cases.json") for text in strings(path)})
+    results = {}
+    for path in sorted(folder.glob("*/tokenizer.model")):
+        tokenizer = load_tokenizer(path.parent)
+        file = work / "words.gguf"
+        writer = gguf.GGUFWriter(file, "chatglm")
+        for key, value in keys_of_tokenizer(tokenizer, tokenizer.vocab_size + 64, None).items():
+            add_key(writer, key, value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        task = {"file": str(file), "texts": texts, "ids": str(work / "ids.json")}
+        (work / "task.json").write_text(json.dumps(task), "utf-8")
+        subprocess.run(
+            [python, "-c", TOKENIZE, str(work / "task.json")], check=True, capture_output=True
+        )
+        ids = json.loads((work / "ids.json").read_text("utf-8"))
+        other = sum(tokenizer.encode(t) != i for t, i in zip(texts, ids, strict=True))
+        results[path.parent.name] = len(texts), other
+    return results
+
+
+def strings(path: Path) -> Iterator[str]:
+    """Every string in a JSON file."""
+    waiting = [json.loads(path.read_text("utf-8"))]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list | dict):
+            waiting += value if isinstance(value, list) else value.values()
+
+
 def is_known(model: ChatGLM) -> bool:
     """Whether llama.cpp opens the model."""
     has_prefix = model.loaded.prefix is not None
@@ -165,54 +228,68 @@ def is_known(model: ChatGLM) -> bool:
     return known and not has_prefix
 
 
+def compare_models(
+    oracles: Path | None, python: str, work: Path
+) -> Iterator[tuple[str, str, dict[str, object]]]:
+    """Title, type and figures of every file."""
+    sources: dict[str, Path | None] = {"embedded": None}
+    for title, config in random_models().items():
+        sources[f"{title}, random"] = write_random(config, work / title.replace(" ", ""))
+    for path in sorted(oracles.rglob("config.json")) if oracles is not None else ():
+        assert oracles is not None
+        sources[str(path.parent.relative_to(oracles))] = path.parent
+    for title, source in sources.items():
+        model = ChatGLM.from_pretrained(source)
+        assert isinstance(model, ChatGLM)
+        if not is_known(model):
+            continue
+        ids = list(range(3, 67))
+        if source is None:
+            ids = list(model.continuation("".join(TEXTS)).tokens)
+        for kind in TYPES:
+            yield title, kind, compare(model, ids, kind, python, work)
+
+
+def row(title: str, kind: str, found: dict[str, object]) -> str:
+    """A line of the table."""
+    told = {None: "–", True: "yes", False: "no"}
+    return (
+        f"| {title} | {kind} | {found['largest']:.1e} | {found['largest_of_file']:.1e} | "
+        f"{found['divergence']:.1e} | {found['same_word']:.0%} | {told[found['same_reply']]} | "  # type: ignore[index]
+        f"{told[found['same_ids']]} |"  # type: ignore[index]
+    )
+
+
 def main() -> int:
     """Print the table; 1 where float32 differs by more than 1e-3 or a tokenizer's ids differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default=sys.executable, help="with llama-cpp-python")
     parser.add_argument("--oracles", type=Path, help="a directory of tiny checkpoints")
+    parser.add_argument("--tokenizers", type=Path, help="a directory of published tokenizers")
     parser.add_argument("--output", help="a JSON file for the figures")
     arguments = parser.parse_args()
-    results: dict[str, dict[str, dict[str, object]]] = {}
     print(
         "| model | type | largest difference | of the file | divergence | same word | same reply | "
         f"same ids |\n|{'---|' * 8}"
     )
+    results: dict[str, object] = {}
+    is_good = True
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        sources: dict[str, Path | None] = {"embedded": None}
-        for title, config in random_models().items():
-            sources[f"{title}, random"] = write_random(config, work / title.replace(" ", ""))
-        if arguments.oracles is not None:
-            for path in sorted(arguments.oracles.rglob("config.json")):
-                sources[str(path.parent.relative_to(arguments.oracles))] = path.parent
-        for title, source in sources.items():
-            model = ChatGLM.from_pretrained(source)
-            assert isinstance(model, ChatGLM)
-            if not is_known(model):
-                continue
-            ids = list(range(3, 67))
-            if source is None:
-                ids = list(model.continuation("".join(TEXTS)).tokens)
-            results[title] = {}
-            for kind in TYPES:
-                found = compare(model, ids, kind, arguments.python, work)
-                results[title][kind] = found
-                ids_told = {None: "–", True: "yes", False: "NO"}[found["same_ids"]]  # type: ignore[index]
-                print(
-                    f"| {title} | {kind} | {found['largest']:.1e} | "
-                    f"{found['largest_of_file']:.1e} | {found['divergence']:.1e} | "
-                    f"{found['same_word']:.0%} | {'yes' if found['same_reply'] else 'no'} | "
-                    f"{ids_told} |",
-                    flush=True,
-                )
+        for title, kind, found in compare_models(arguments.oracles, arguments.python, work):
+            print(row(title, kind, found), flush=True)
+            results[f"{title} {kind}"] = found
+            is_close = kind != "f32" or float(str(found["largest"])) < 1e-3
+            is_good = is_good and is_close and found["same_ids"] is not False
+        if arguments.tokenizers is not None:
+            words = compare_tokenizers(arguments.tokenizers, arguments.python, work)
+            for title, (count, other) in words.items():
+                print(f"\ntokenizer of {title}: {other} of {count:,} texts get other ids")
+                is_good = is_good and not other
+            results["tokenizers"] = words
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(results, indent=1), "utf-8")
-    bad = [
-        title
-        for title, found in results.items()
-        if float(str(found["f32"]["largest"])) > 1e-3 or found["f32"]["same_ids"] is False
-    ]
-    return int(bool(bad))
+    return int(not is_good)
 
 
 if __name__ == "__main__":
