@@ -50,6 +50,14 @@ class Running:
         found = re.findall(rf"^chatglm:{name}(?:\{{.*\}})? (\S+)$", self.get("/metrics").text, re.M)
         return sum(map(float, found))
 
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Until something is so that must come to be so; the test fails where it does not."""
+        for _ in range(1000):
+            if condition():
+                return
+            time.sleep(0.02)
+        raise AssertionError("it did not come to be so")
+
     def lines(self) -> list[str]:
         return self.log.read_text("utf-8").splitlines()
 

@@ -138,6 +138,12 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         ("--max-body-bytes", 16 << 20, ("largest request body", "请求体大小上限")),
     ):
         group.add_argument(flag, type=int, default=default, help=f"{say(*meaning)} ({default})")
+    group.add_argument(
+        "--max-model-len",
+        type=int,
+        metavar="TOKENS",
+        help=say("tokens of prompt and reply together", "提示与回复的总长度上限"),
+    )
     for flag, seconds, meaning in (
         ("--header-timeout", 10.0, ("seconds for a request's head", "读取请求头的时限（秒）")),
         ("--body-timeout", 20.0, ("seconds without more body", "请求体停滞的时限（秒）")),
@@ -193,6 +199,8 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         if getattr(arguments, name) <= 0:
             flag = "--" + name.replace("_", "-")
             raise CommandError(f"{flag} must be above 0, got {getattr(arguments, name):g}")
+    if arguments.max_model_len is not None and arguments.max_model_len < 2:
+        raise CommandError(f"--max-model-len must be at least 2, got {arguments.max_model_len}")
     for name in ("max_queue", "request_timeout", "drain_timeout"):
         if getattr(arguments, name) < 0:
             flag = "--" + name.replace("_", "-")
@@ -206,6 +214,7 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         accept_any_model=arguments.accept_any_model,
         max_num_seqs=arguments.max_num_seqs,
         max_queue=arguments.max_queue,
+        max_model_len=arguments.max_model_len,
         max_body_bytes=arguments.max_body_bytes,
         header_timeout=arguments.header_timeout,
         body_timeout=arguments.body_timeout,

@@ -16,7 +16,7 @@ from chatglm import __version__
 from chatglm.generation.chat import ChatGLM
 from chatglm.serve import applications, legacy, metrics, operations, responses, routes, texts
 from chatglm.serve.errors import add_handlers
-from chatglm.serve.gate import Gate
+from chatglm.serve.gate import Gate, page_paths
 from chatglm.serve.record import Record
 from chatglm.serve.registry import Registry
 from chatglm.serve.settings import Settings
@@ -82,12 +82,18 @@ def create_app(
 
 
 def add_page(app: FastAPI, settings: Settings) -> None:
-    """The page's folder at `/`; a few words where it has no page."""
-    if not (settings.web / "index.html").is_file():
+    """Each file of the page's folder at its own path, the page at `/`; nothing else is served."""
+    folder = StaticFiles(directory=settings.web, check_dir=False)
 
-        @app.get("/", include_in_schema=False)
-        async def no_page(request: Request) -> Response:
-            return PlainTextResponse("chatglm serves /v1; there is no page in this installation.\n")
+    async def file(request: Request) -> Response:
+        name = request.url.path.lstrip("/") or "index.html"
+        return await folder.get_response(name, request.scope)
 
-    if settings.web.is_dir():
-        app.mount("/", StaticFiles(directory=settings.web, html=True), name="page")
+    async def no_page(request: Request) -> Response:
+        return PlainTextResponse("chatglm serves /v1; there is no page in this installation.\n")
+
+    paths = page_paths(settings.web)
+    for path in paths:
+        app.add_route(path, file, methods=["GET"], include_in_schema=False)
+    if "/" not in paths:
+        app.add_route("/", no_page, methods=["GET"], include_in_schema=False)

@@ -34,13 +34,13 @@ class Keys:
     def __init__(self, keys: Sequence[str]) -> None:
         self.digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
-    def fit(self, given: str | None) -> bool:
-        """Whether a key is one of them, or none is needed."""
+    def owner(self, given: str | None) -> str | None:
+        """A mark of the key if it is one of them; empty where none is needed, None if it is not."""
         if not self.digests:
-            return True
-        digest = hashlib.sha256((given or "").encode()).digest()
+            return ""
+        digest = hashlib.sha256((given or "").encode("utf-8", "replace")).digest()
         found = [hmac.compare_digest(digest, known) for known in self.digests]
-        return given is not None and any(found)
+        return digest.hex()[:16] if given is not None and any(found) else None
 
 
 def given_key(authorization: str) -> str | None:
@@ -105,7 +105,9 @@ class Gate:
                 code="wrong_origin",
             )
         is_public = scope["path"] in self.public and scope["method"] in ("GET", "HEAD")
-        if not is_public and not self.keys.fit(given_key(headers.get("authorization", ""))):
+        owner = self.keys.owner(given_key(headers.get("authorization", "")))
+        scope["chatglm.record"].tenant = owner or None
+        if not is_public and owner is None:
             raise ApiError(
                 401,
                 "this server asks for an API key: Authorization: Bearer KEY",
@@ -116,7 +118,8 @@ class Gate:
         """Whether a page's origin is this server, or one that was allowed."""
         if origin in self.settings.allow_origins or "*" in self.settings.allow_origins:
             return True
-        return urlsplit(origin).netloc.lower() == host.lower() != ""
+        scheme, _, place = origin.partition("://")
+        return scheme in ("http", "https") and place.lower() == host.lower() != ""
 
     def limit_body(self, receive: Receive, headers: Mapping[str, str]) -> Receive:
         """`receive` that gives no more than the body's limit; an error says so, at best at once."""

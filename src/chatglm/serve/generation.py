@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chatglm.generation.request import Output, TokenScore
 from chatglm.generation.sampling import Sampling
@@ -59,6 +59,7 @@ class Ask:
 class Generation:
     """All replies to a request, in the order of its prompts.
 
+    tenant: whose prompts may be found in the prefix cache; None for everybody's.
     `steps` starts them and ends when all have ended; leaving it early, by whatever way, cancels
     what is left before the engine's next step.
     """
@@ -66,6 +67,7 @@ class Generation:
     registry: Registry
     served: Served
     asks: Sequence[Ask]
+    tenant: str | None = None
     replies: list[Reply] = field(default_factory=list)
 
     def check(self) -> None:
@@ -84,7 +86,14 @@ class Generation:
 
         decoder = self.served.tokenizer.stream
         for ask in self.asks:
-            job = Job(self.served.engine, ask.prompt, ask.sampling, notify)
+            room = self.served.max_length - len(ask.prompt.tokens)
+            limit = ask.sampling.max_new_tokens
+            sampling = replace(
+                ask.sampling,
+                max_new_tokens=room if limit is None else min(limit, room),
+                cache_salt=self.tenant,
+            )
+            job = Job(self.served.engine, ask.prompt, sampling, notify)
             text = TextStream(decoder(), ask.sampling.stop, strips=ask.strips)
             self.replies.append(Reply(job=job, text=text))
             self.registry.worker.submit(job)
@@ -142,7 +151,8 @@ class Generation:
     def explain(self, reply: Reply, error: Exception) -> ApiError:
         """What the client is told of a job's error."""
         if reply.job.was_refused:
-            return invalid(str(error))
+            word = str(error).split(" ", 1)[0]
+            return invalid(str(error), word if word == "logit_bias" else None)
         told = failure(error)
         if told.status_code >= 500:
             log.error("a request failed in the engine", exc_info=error)

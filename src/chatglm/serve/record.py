@@ -10,7 +10,10 @@ from chatglm.serve.generation import Generation
 
 @dataclass(kw_only=True)
 class Record:
-    """One request."""
+    """One request.
+
+    tenant: a mark of the key that it came with.
+    """
 
     id: str
     method: str
@@ -18,6 +21,7 @@ class Record:
     client: str
     start: float = field(default_factory=time.perf_counter)
     status: int = 0
+    tenant: str | None = None
     model: str | None = None
     generation: Generation | None = None
     content: dict[str, object] = field(default_factory=dict)

@@ -21,12 +21,16 @@ from chatglm.tokenizer.base import Tokenizer
 
 
 class Served:
-    """A model under the name that requests know it by."""
+    """A model under the name that requests know it by.
 
-    def __init__(self, name: str, model: ChatGLM, *, root: str | None = None) -> None:
+    max_length: tokens that prompt and reply may have together.
+    """
+
+    def __init__(self, name: str, model: ChatGLM, most: int | None = None) -> None:
         self.name = name
         self.model = model
-        self.root = root or name
+        own = model.config.max_length
+        self.max_length = own if most is None else min(own, most)
         self.created = int(time.time())
 
     @property
@@ -38,11 +42,6 @@ class Served:
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer."""
         return self.model.tokenizer
-
-    @property
-    def max_length(self) -> int:
-        """Tokens that prompt and reply may have together."""
-        return self.model.config.max_length
 
     @cached_property
     def longest_token(self) -> int:
@@ -98,7 +97,9 @@ class Registry:
     def __init__(self, models: Mapping[str, ChatGLM], settings: Settings, worker: Worker) -> None:
         self.settings = settings
         self.worker = worker
-        self.served = {name: Served(name, model) for name, model in models.items()}
+        self.served = {
+            name: Served(name, model, settings.max_model_len) for name, model in models.items()
+        }
         for served in self.served.values():
             _ = served.longest_token, served.fingerprint
         self.engines = list({id(s.engine): s.engine for s in self.served.values()}.values())

@@ -74,8 +74,10 @@ def begin(request: Request, name: str | None) -> tuple[Registry, Served]:
 
 
 def note(request: Request, generation: Generation) -> None:
-    """Have the log tell of a generation."""
-    record_of(request).generation = generation
+    """Have the log tell of a generation; its cache is shared by requests of the same key."""
+    record = record_of(request)
+    record.generation = generation
+    generation.tenant = record.tenant
 
 
 @router.post("/v1/chat/completions")
@@ -123,6 +125,6 @@ def card(served: Served) -> dict[str, object]:
         "object": "model",
         "created": served.created,
         "owned_by": "chatglm",
-        "root": served.root,
+        "root": served.name,
         "max_model_len": served.max_length,
     }

@@ -15,9 +15,10 @@ class Settings:
 
     api_keys: whoever shows one of them may come in; empty for everybody. allowed_hosts: names that
     a request's Host may be besides the address itself, where there is no key. allow_origins: web
-    pages of other sites that may call. max_queue: requests that may wait per model. drain_timeout:
-    how long running requests may go on after SIGTERM. accept_any_model: an unknown `model` means
-    the first one.
+    pages of other sites that may call. accept_any_model: an unknown `model` means the first one.
+    max_queue: requests that may wait per model. max_model_len: tokens of prompt and reply together,
+    where fewer than the model's own are wanted. drain_timeout: how long running requests may go on
+    after SIGTERM.
     """
 
     host: str = "127.0.0.1"
@@ -28,6 +29,7 @@ class Settings:
     accept_any_model: bool = False
     max_num_seqs: int = 64
     max_queue: int = 512
+    max_model_len: int | None = None
     max_body_bytes: int = 16 << 20
     header_timeout: float = 10.0
     body_timeout: float = 20.0
