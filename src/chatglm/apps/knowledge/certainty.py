@@ -26,8 +26,8 @@ _CHINESE = (
 )
 _ENGLISH = "how what when where why which can do does is are the a to my i"
 QUESTION_WORDS = frozenset(f"{_CHINESE} {_ENGLISH}".split())
-WEIGHTS = (3.18, 2.31, 4.35, 2.51, 1.43)
-BIAS = -5.23
+WEIGHTS = (3.93, 0.76, 3.72, 2.5, 1.99)
+BIAS = -4.66
 DEFAULT_THRESHOLD = 0.33
 LOWEST, HIGHEST = 0.3, 0.6
 NUM_SAMPLES = 150
