@@ -73,42 +73,6 @@ async def ask(
         writer.close()
 
 
-class Connection:
-    """A connection that is kept for many requests, and opened again where it was closed."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self, path: str, body: object, **headers: str) -> Answer:
-        """One request."""
-        data = encode(body)
-        for attempt in (0, 1):
-            if self.streams is None:
-                self.streams = await asyncio.open_connection("127.0.0.1", self.port)
-            reader, writer = self.streams
-            try:
-                writer.write(head("POST", path, len(data), **headers) + data)
-                await writer.drain()
-                status, told = await read_head(reader)
-                body_told = b"".join([c async for c in chunks(reader, told)])
-            except (ConnectionError, asyncio.IncompleteReadError):
-                self.close()
-                if attempt:
-                    raise
-                continue
-            if told.get("connection") == "close":
-                self.close()
-            return Answer(status=status, headers=told, body=body_told)
-        raise AssertionError
-
-    def close(self) -> None:
-        """Close it."""
-        if self.streams is not None:
-            self.streams[1].close()
-            self.streams = None
-
-
 async def events(port: int, path: str, body: object) -> AsyncIterator[dict[str, object]]:
     """The events of a stream up to [DONE]; an error if it ends before."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

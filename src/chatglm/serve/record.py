@@ -44,5 +44,6 @@ class Record:
             if made.first_after is not None:
                 told["ttft"] = round(made.first_after, 4)
             finishes = {reply.finish or "cancelled" for reply in made.replies}
-            told["finish"] = ",".join(sorted(finishes))
+            if finishes:
+                told["finish"] = ",".join(sorted(finishes))
         return told | self.content

@@ -26,6 +26,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+KEY = "a key of the tests"
+# A setting of the reader's, so that no test waits for a long reply.
+BRIEFLY = """localStorage["chatglm.sampling"] ??= '{"max_tokens": 24}'"""
 PATIENCE = 90_000
 
 
@@ -79,6 +82,7 @@ class Reader:
         settings = {"viewport": {"width": 1280, "height": 800}, "locale": "zh-CN", **options}
         self.context = browser.new_context(**settings)
         self.context.set_default_timeout(PATIENCE)
+        self.context.add_init_script(BRIEFLY)
         self.faults: list[str] = []
         self.requests: list[str] = []
         self.context.on("request", lambda request: self.requests.append(request.url))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.serve.page.browser import BROWSERS, FLAGS, Reader, Server
+from tests.serve.page.browser import BROWSERS, FLAGS, KEY, Reader, Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -19,6 +19,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The service that most tests talk to."""
     pytest.importorskip("fastapi")
     server = Server(tmp_path_factory.mktemp("serve") / "log")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="package")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service of its own that asks for a key, for tests that end it."""
+    pytest.importorskip("fastapi")
+    server = Server(tmp_path_factory.mktemp("locked") / "log", "--api-key", KEY)
     server.start()
     yield server
     server.kill()
