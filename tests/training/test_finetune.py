@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from chatglm import checkpoint
 from chatglm.generation.chat import ChatGLM
-from chatglm.training.finetune import planned_tokens, prepare_run
+from chatglm.training.finetune import prepare_run
 from chatglm.training.log import read_metrics
+from chatglm.training.schedule import planned_tokens
 from chatglm.training.state import checkpoints, newest
 from chatglm.training.tuning import TuneConfig
 

@@ -20,7 +20,7 @@ from chatglm.data.examples import Item
 from chatglm.parallel import Group, join
 from chatglm.tokenizer import Tokenizer
 from chatglm.training.batch import Batch
-from chatglm.training.config import LoopConfig, OptimConfig
+from chatglm.training.config import LoopConfig
 from chatglm.training.distribute import distribute
 from chatglm.training.foresight import Foresight, foresee
 from chatglm.training.grpo import Reward, Rollout, Sample, questions_of
@@ -37,9 +37,10 @@ from chatglm.training.preference import (
     answer_scores,
     num_pairs,
 )
+from chatglm.training.schedule import is_paired, loop_of, make_epochs, planned_tokens
 from chatglm.training.state import checkpoints, write_text_safely
 from chatglm.training.trainer import Source, Trainer, Watch
-from chatglm.training.tuning import TuneConfig, as_toml, default_rate
+from chatglm.training.tuning import TuneConfig, as_toml
 
 SCORE = "score.safetensors"
 Extras = dict[str, list[list[float]]]
@@ -165,12 +166,12 @@ def prepare_run(
     run = Tuning(
         config=config, loaded=loaded, tokenizer=loaded.tokenizer, network=network, group=group
     )
+    directory.mkdir(parents=True, exist_ok=True)
     if config.objective == "grpo":
         assert play is not None
         run.begin(*played(run, *play), notice=notice)
     else:
         run.begin(*read(run), notice=notice)
-    directory.mkdir(parents=True, exist_ok=True)
     if group.is_first:
         write_text_safely(directory / "config.toml", as_toml(config))
     if resume:
@@ -191,7 +192,9 @@ def read(run: Tuning) -> Parts:
     pad = pad_id(run.tokenizer)
     extras, kept_extras = extras_of(config, material)
     if config.objective in ("dpo", "ipo", "kto"):
-        scored = reference_scores(run.network, material, loaded, pad, Path(loop.output), loop)
+        scored = reference_scores(
+            run.network, material, loaded, pad, loop, writes=run.group.is_first
+        )
         extras[REFERENCE], kept_extras[REFERENCE] = scored
     objective: Objective = objective_of(config, run.told)
     watches = {}
@@ -252,11 +255,6 @@ def rows_in(batch: Batch) -> int:
     return len(batch.tokens)
 
 
-def is_paired(config: TuneConfig) -> bool:
-    """Whether the rows of a batch come in twos."""
-    return config.has_pairs or config.objective == "kto"
-
-
 def load_base(config: TuneConfig) -> Loaded:
     """The model in the precision that its method trains in."""
     dtype: str = config.dtype
@@ -273,64 +271,6 @@ def load_base(config: TuneConfig) -> Loaded:
         if parameter.dtype == torch.float16:  # its range is too narrow for gradients
             parameter.data = parameter.data.bfloat16()
     return loaded
-
-
-def make_epochs(config: TuneConfig, material: Material) -> Epochs:
-    """The order of the examples; a packed row is as long as the cutoff."""
-    longest = max(len(example) for item in material.train for example in item)
-    return Epochs(
-        material.train,
-        material.shares,
-        rows=config.batch_size * config.grad_accum,
-        seed=config.seed,
-        length=max(config.cutoff_len, longest) if config.packing else None,
-        by_length=config.group_by_length,
-    )
-
-
-def loop_of(config: TuneConfig, loaded: Loaded, epochs: Epochs | None) -> LoopConfig:
-    """The settings of the one loop."""
-    steps = config.max_steps
-    if steps < 1 and epochs is not None:
-        whole, part = divmod(config.epochs, 1)
-        steps = sum(len(epochs.batches(epoch)) for epoch in range(int(whole)))
-        steps += math.ceil(part * len(epochs.batches(int(whole)))) if part else 0
-    rate = config.lr or default_rate(config, loaded.config.hidden_size)
-    twice = 2 if is_paired(config) else 1
-    device = loaded.model.embedding.weight.device.type
-    precision = config.precision
-    if precision == "auto":
-        precision = "bfloat16" if device == "cuda" else "float32"
-    return LoopConfig(
-        output=config.output_dir,
-        optim=OptimConfig(
-            kind=config.optimizer,
-            lr=rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.999),
-            warmup_steps=round(config.warmup_ratio * steps),
-            decay_steps=0 if config.schedule == "constant" else steps,
-            decay="cosine" if config.schedule == "cosine" else "linear",
-            clip=config.clip,
-        ),
-        seed=config.seed,
-        steps=max(steps, 1),
-        batch_rows=config.batch_size * config.grad_accum * twice,
-        micro_rows=config.batch_size * twice,
-        precision=precision,
-        compiled=config.compiled,
-        loss_chunk=config.loss_chunk,
-        recompute=config.recompute,
-        shard=config.shard,
-        log_steps=config.log_steps,
-        validate_steps=config.eval_steps,
-        validate_first=True,
-        save_steps=config.save_steps,
-        keep=config.save_total_limit,
-        keep_best=True,
-        patience=config.patience,
-        threads=config.threads,
-    )
 
 
 def objective_of(config: TuneConfig, told: Told) -> Objective:
@@ -358,11 +298,12 @@ def reference_scores(
     material: Material,
     loaded: Loaded,
     pad: int,
-    directory: Path,
     loop: LoopConfig,
+    *,
+    writes: bool,
 ) -> tuple[list[list[float]], list[list[float]]]:
     """The scores of every answer before the run, kept in a file for when it is resumed."""
-    path = directory / "reference.safetensors"
+    path = Path(loop.output) / "reference.safetensors"
     items: Sequence[Item] = [*material.train, *material.validation]
     shape = (len(items), 2)
     scores: torch.Tensor | None = None
@@ -380,7 +321,8 @@ def reference_scores(
             batch = batch.each(lambda tensor: tensor.to(device))
             # The longest first is the order that `held_out_batches` keeps, too.
             scores[chosen] = answer_scores(network, batch, loop.loss_chunk).cpu().view(-1, 2)
-        put(path, {REFERENCE: scores})
+        if writes:
+            put(path, {REFERENCE: scores})
     table = scores.tolist()
     return table[: len(material.train)], table[len(material.train) :]
 
@@ -388,16 +330,3 @@ def reference_scores(
 def pad_id(tokenizer: Tokenizer) -> int:
     """An id for padding; nothing ever looks at it."""
     return next(iter(sorted(tokenizer.end_ids)), 0)
-
-
-def planned_tokens(epochs: Epochs, steps: int, rows: int) -> list[list[int]]:
-    """Tokens, padding included, of every micro-batch of every step."""
-    planned: list[list[int]] = []
-    epoch = 0
-    while len(planned) < steps:
-        for batch in epochs.batches(epoch):
-            sizes = sorted((sum(epochs.size(i) for i in row) for row in batch), reverse=True)
-            parts = [sizes[at : at + rows] for at in range(0, len(sizes), rows)]
-            planned.append([part[0] * len(part) for part in parts])
-        epoch += 1
-    return planned[:steps]
