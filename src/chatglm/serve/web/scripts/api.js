@@ -69,7 +69,7 @@ export async function* events(path, { body, signal }) {
   const response = await request(path, { body, signal });
   const reader = response.body.getReader();
   const decoder = new TextDecoder();
-  let buffer = "";
+  let pieces = [];
   let event = "message";
   let data = [];
   try {
@@ -77,9 +77,10 @@ export async function* events(path, { body, signal }) {
       const { value, done } = await reader.read().catch((error) => {
         throw error.name === "AbortError" ? error : new ServiceError("lost");
       });
-      buffer += done ? `${decoder.decode()}\n` : decoder.decode(value, { stream: true });
-      const lines = buffer.split(/\r\n|\n|\r(?!$)/);
-      buffer = lines.pop();
+      pieces.push(done ? `${decoder.decode()}\n` : decoder.decode(value, { stream: true }));
+      if (!pieces.at(-1).includes("\n")) continue;  // a line is split once, however long it grows
+      const lines = pieces.join("").split(/\r?\n/);
+      pieces = [lines.pop()];
       for (const line of lines) {
         if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
         else if (line.startsWith("event:")) event = line.slice(6).trim();

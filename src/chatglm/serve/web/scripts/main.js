@@ -1,6 +1,6 @@
 // Starts the page: storage, parts, tabs, and what the address says is shown.
 
-import { APPLICATIONS, applicationPanel } from "./applications.js";
+import { APPLICATIONS } from "./applications.js";
 import { Chat } from "./chat.js";
 import { Drawer, watchKey } from "./drawer.js";
 import { h, icon, iconButton, toast } from "./dom.js";
@@ -77,7 +77,7 @@ async function start() {
   });
   tabs.add("fill", fillPanel(), "v1/fill");
   for (const application of APPLICATIONS) {
-    tabs.add(application.name, applicationPanel(application), application.path);
+    tabs.add(application.name, application.panel(), application.path);
   }
   const drawer = new Drawer({ chat, store });
   const menu = iconButton("menu", "menu", () => showSidebar(!sidebar.classList.contains("open")), {
@@ -103,6 +103,8 @@ async function start() {
   };
   window.addEventListener("hashchange", follow);
   scrim.addEventListener("click", () => showSidebar(false));
+  // The link to what is shown already changes no address.
+  sidebar.addEventListener("click", (event) => event.target.closest("a") && showSidebar(false));
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
     if (sidebar.classList.contains("open")) {

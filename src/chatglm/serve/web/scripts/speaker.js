@@ -2,7 +2,9 @@
 
 import { announce } from "./dom.js";
 
-const SENTENCE = /[^。！？!?\n]*(?:[。！？!?\n]+|\.\s)/g;
+const ENDS = ["。", "！", "？", "!", "?", "\n", ". "];
+
+const LONGEST = 2000;
 
 /** Announces what is new in a text that grows. */
 export class Speaker {
@@ -12,11 +14,9 @@ export class Speaker {
 
   hear(text, { last = false } = {}) {
     const fresh = text.slice(this.said);
-    let length = 0;
-    if (last) length = fresh.length;
-    else for (const sentence of fresh.matchAll(SENTENCE)) length = sentence.index + sentence[0].length;
-    const words = fresh.slice(0, length).replace(/[`*_#>|]+/g, " ").trim();
+    const length = last ? fresh.length : Math.max(...ENDS.map((end) => fresh.lastIndexOf(end))) + 1;
     this.said += length;
-    if (words) announce(words.slice(0, 2000));
+    const words = fresh.slice(0, Math.min(length, LONGEST)).replace(/[`*_#>|]+/g, " ").trim();
+    if (words) announce(words);
   }
 }
