@@ -19,6 +19,9 @@ OnResult = Callable[[Unit, Result], None]
 MAX_CHARACTERS = 300
 """Longer texts go sentence by sentence to a model that was tuned on sentences."""
 
+MIN_SHARED = 0.2
+"""Share of a text's characters that its wording in classical, or in modern, Chinese has too."""
+
 
 @dataclass(kw_only=True)
 class Pipeline:
@@ -105,7 +108,7 @@ class Pipeline:
 
         def take(unit: Unit, reply: str, slots: Sequence[Kept], last: bool) -> None:
             target = fitted(unmask(tidy(reply, unit.text), slots), unit.text)
-            reasons = self.faults(unit, target) + self.strangeness(target)
+            reasons = self.faults(unit, target) + self.strangeness(unit.text, target)
             if not reasons:
                 settle(unit, Result(text=target, origin="model"))
             elif last or not self.model.follows:
@@ -201,21 +204,28 @@ class Pipeline:
         questions = [self.question(key, Unit(key), None) for key in pieces]
         for key, reply in zip(list(pieces), self.model.ask_many(questions), strict=True):
             text = clean(tidy(reply, key), key).replace("\n", " ")
-            wrong = faults(key, text, "plain") + self.strangeness(text)
+            wrong = faults(key, text, "plain") + self.strangeness(key, text)
             if not wrong:
                 pieces[key] = text
             elif not is_last and NUMBER.search(key):
                 pieces[key] = None
         return {run: self.rebuilt(run, pieces) for run in runs}
 
-    def strangeness(self, target: str) -> list[str]:
-        """Whether a text is in another language than the target; a small model strays."""
+    def strangeness(self, source: str, target: str) -> list[str]:
+        """Whether a text is in another language than the target, or about something else: a small
+        model strays.
+        """
         if not has_letters(target):
             return ["it has no words"]
-        is_english = num_han(target) == 0
-        if self.model.follows or is_english == (self.direction.target == "en"):
+        if self.model.follows:
             return []
-        return ["it is in another language"]
+        if (num_han(target) == 0) != (self.direction.target == "en"):
+            return ["it is in another language"]
+        if "en" not in (self.direction.source, self.direction.target):
+            wanted = {c for c in source if num_han(c)}
+            if len(wanted & set(target)) < MIN_SHARED * len(wanted):
+                return ["it has hardly a word of the text"]
+        return []
 
     def unchanged(self, unit: Unit, target: str) -> list[str]:
         """Whether nothing at all came of it."""

@@ -178,7 +178,9 @@ class Constraint:
             if slot.like < len(state.chosen):
                 fits[letters.index[state.chosen[slot.like]]] = True
             return fits
-        good = letters.tones > 0 if slot.tone is None else letters.tones == TONES[slot.tone]
+        good = torch.ones_like(letters.tones, dtype=torch.bool)
+        if slot.tone is not None:
+            good = letters.tones == TONES[slot.tone]
         for character in {*state.chosen, *self.layout.banned} & letters.index.keys():
             good[letters.index[character]] = False
         fits[:-1] = self.rhyming(good, state) if slot.rhymes else good

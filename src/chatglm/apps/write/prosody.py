@@ -37,37 +37,42 @@ rhymes here rhymes there."""
 _GROUP = {final: group for group, finals in _RHYMES.items() for final in finals}
 
 
+_BOTH_WAYS = frozenset(
+    "为行好中重长看思听教还空分间兴应相当将种只少处数难度量转传调更舍背冠藏奔胜任喝曲乐觉朝称"
+    "差缝扇华号担钉干观和假降禁卷累露蒙磨宁泡铺强曾丧散省石似宿吐咽吟载占涨正着钻论离过忘醒叹望"
+    "那哪得地的都不一了吗呢吧么"
+)
+"""Characters that are commonly read in two ways, or in another than their first."""
+
+
 @cache
-def readings(character: str) -> frozenset[tuple[Tone, str]]:
-    """(tone, rhyme) of each reading of a character; empty where it has none with a full tone."""
+def reading(character: str) -> tuple[Tone, str] | None:
+    """(tone, rhyme) of a character; None where it has none, or two that are both common."""
     try:
-        from pypinyin import Style, pinyin
+        from pypinyin import Style, lazy_pinyin
     except ImportError as error:
         raise missing_extra("pypinyin", "apps") from error
-    found = set()
-    finals = pinyin(character, style=Style.FINALS_TONE3, heteronym=True, errors="ignore")
-    initials = pinyin(character, style=Style.INITIALS, heteronym=True, errors="ignore")
-    starts = set(initials[0]) if initials else set()
-    for spelled in finals[0] if finals else []:
-        match = re.fullmatch(r"([a-zêü]+)([1-4])", spelled)
-        if match is None:
-            continue
-        final = match[1].replace("ü", "v")
-        if final == "i" and starts & {"zh", "ch", "sh", "r", "z", "c", "s"}:
-            final = "-i"
-        group = _GROUP.get(final)
-        if group is not None:
-            found.add(("平" if match[2] in "12" else "仄", group))
-    return frozenset(found)  # type: ignore[arg-type]
+    if character in _BOTH_WAYS:
+        return None
+    spelled = lazy_pinyin(character, style=Style.FINALS_TONE3, errors="ignore")
+    match = re.fullmatch(r"([a-zêü]+)([1-4])", spelled[0]) if spelled else None
+    if match is None:
+        return None
+    final = match[1].replace("ü", "v")
+    initial = lazy_pinyin(character, style=Style.INITIALS, errors="ignore")[0]
+    if final == "i" and initial in ("zh", "ch", "sh", "r", "z", "c", "s"):
+        final = "-i"
+    group = _GROUP.get(final)
+    return None if group is None else ("平" if match[2] in "12" else "仄", group)
 
 
 def tone(character: str) -> Tone | None:
-    """The tone of a character, level or oblique; None where its readings differ in it."""
-    found = {reading[0] for reading in readings(character)}
-    return found.pop() if len(found) == 1 else None
+    """The tone of a character, level or oblique; None where it is not certain."""
+    found = reading(character)
+    return None if found is None else found[0]
 
 
 def rhyme(character: str) -> str | None:
-    """The rhyme of a character; None where its readings differ in it."""
-    found = {reading[1] for reading in readings(character)}
-    return found.pop() if len(found) == 1 else None
+    """The rhyme of a character; None where it is not certain."""
+    found = reading(character)
+    return None if found is None else found[1]
