@@ -1,0 +1,141 @@
+"""Tuning the embedded model for a shop's customer service: LoRA, P-tuning v2 and in full beside
+the model as it is.
+
+    python -m benchmarks.finetuning --data ../shared/data
+
+Learnt are the questions of a knowledge base and their paraphrases with the answers; asked are
+wordings that no training set holds. Each method runs in a process of its own, so that its peak of
+memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+METHODS: dict[str, dict[str, object]] = {
+    "lora": {"method": "lora", "lora_rank": 16, "lora_alpha": 32.0},
+    "ptuning": {"method": "ptuning", "prefix_length": 64, "lr": 1e-2},
+    "full": {"method": "full"},
+}
+
+
+def write_task(folder: Path, output: Path) -> None:
+    """Training conversations and held-out questions of the ecommerce knowledge base."""
+    rows = [json.loads(line) for line in (folder / "faq/ecommerce.jsonl").open(encoding="utf-8")]
+    with (output / "train.jsonl").open("w", encoding="utf-8") as file:
+        for row in rows:
+            for question in (row["question"], *row["similar_questions"]):
+                pair = {"instruction": question, "output": row["answer"]}
+                file.write(json.dumps(pair, ensure_ascii=False) + "\n")
+    asked = (
+        json.loads(line) for line in (folder / "faq/test_questions.jsonl").open(encoding="utf-8")
+    )
+    with (output / "test.jsonl").open("w", encoding="utf-8") as file:
+        for row in asked:
+            if row["kb"] == "ecommerce" and row["answerable"]:
+                pair = {"instruction": row["question"], "output": row["answer"]}
+                file.write(json.dumps(pair, ensure_ascii=False) + "\n")
+
+
+def common(a: str, b: str) -> int:
+    """Length of the longest common subsequence."""
+    row = [0] * (len(b) + 1)
+    for x in a:
+        before = 0
+        for j, y in enumerate(b, start=1):
+            before, row[j] = row[j], before + 1 if x == y else max(row[j], row[j - 1])
+    return row[-1]
+
+
+def rouge(reply: str, wanted: str) -> float:
+    """ROUGE-L over characters: F1 of the longest common subsequence."""
+    length = common(reply, wanted)
+    return 2 * length / max(len(reply) + len(wanted), 1)
+
+
+def measure(method: str, task: Path, epochs: float) -> dict[str, float]:
+    """One row of the table: trained parameters, time, memory, held-out loss and score."""
+    from chatglm import checkpoint
+    from chatglm.adapters.prefix import PrefixTuned
+    from chatglm.generation.chat import ChatGLM
+    from chatglm.messages import Message
+    from chatglm.training.finetune import prepare_run
+    from chatglm.training.tuning import TuneConfig
+
+    row: dict[str, float] = {"trained": 0.0, "seconds": 0.0}
+    if method == "none":
+        loaded = checkpoint.load()
+    else:
+        config = TuneConfig(
+            output_dir=str(task / method),
+            data=(str(task / "train.jsonl"),),
+            epochs=epochs,
+            batch_size=16,
+            grad_accum=1,
+            val_size=0.0,
+            eval_steps=10_000,
+            save_steps=10_000,
+            log_steps=10,
+            threads=1,
+            **METHODS[method],  # type: ignore[arg-type]
+        )
+        run = prepare_run(config)
+        started = time.perf_counter()
+        run.run()
+        loaded = run.loaded
+        if isinstance(run.network, PrefixTuned):
+            loaded = replace(loaded, prefix=run.network.encoder().detach())
+        row["seconds"] = time.perf_counter() - started
+        row["trained"] = sum(p.numel() for p in run.network.parameters() if p.requires_grad)
+    row["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    model = ChatGLM(loaded)
+    tests = [json.loads(line) for line in (task / "test.jsonl").open(encoding="utf-8")]
+    answers = {json.loads(line)["output"] for line in (task / "train.jsonl").open(encoding="utf-8")}
+    scores, right = 0.0, 0
+    for test in tests:
+        asked = [Message(role="user", content=test["instruction"])]
+        reply = "".join(
+            model.stream_messages(asked, temperature=0.0, repetition_penalty=1.0, max_new_tokens=80)
+        )
+        scores += rouge(reply, test["output"])
+        right += max(answers, key=lambda answer: rouge(reply, answer)) == test["output"]
+    return row | {"rouge": scores / len(tests), "right": right / len(tests), "asked": len(tests)}
+
+
+def main() -> None:
+    """Measure every method and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--epochs", type=float, default=6.0)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--task", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(args.only, args.task, args.epochs)))
+        return
+    print("| method | trained | seconds | peak GiB | ROUGE-L | right answer |")
+    print("|---|---:|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as folder:
+        write_task(args.data, Path(folder))
+        for method in ("none", *METHODS):
+            command = [sys.executable, "-m", "benchmarks.finetuning", "--only", method]
+            command += ["--task", folder, "--epochs", str(args.epochs)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            row = json.loads(done.stdout)
+            print(
+                f"| {method} | {row['trained']:,.0f} | {row['seconds']:.0f} | "
+                f"{row['memory']:.2f} | {row['rouge']:.3f} | {row['right']:.0%} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
