@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from chatglm.serve.errors import add_handlers
 from chatglm.serve.gate import Gate, page_paths
 from chatglm.serve.record import Record
 from chatglm.serve.registry import Registry
+from chatglm.serve.service import Counters
 from chatglm.serve.settings import Settings
 from chatglm.serve.worker import Worker
 
@@ -38,6 +40,7 @@ def create_app(
         raise ValueError("there is no model to serve; give at least one")
     numbers = metrics.Metrics()
     worker = Worker(numbers)
+    counters = Counters()
 
     def tell(record: Record) -> None:
         numbers.request(record, time.perf_counter() - record.start)
@@ -50,7 +53,9 @@ def create_app(
         worker.start(registry.engines)
         app.state.registry = numbers.registry = registry
         yield
-        worker.stop()
+        await asyncio.to_thread(counters.close)
+        await asyncio.to_thread(worker.stop)
+        registry.threads.shutdown(wait=False, cancel_futures=True)
 
     middleware = [Middleware(Gate, settings=settings, report=tell)]
     if settings.allow_origins:
@@ -74,6 +79,7 @@ def create_app(
     app.state.registry = None
     app.state.is_draining = False
     app.state.metrics = numbers
+    app.state.counters = counters
     add_handlers(app)
     for part in (operations, metrics, routes, texts, responses, applications, legacy):
         app.include_router(part.router)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import cast
 
@@ -102,6 +103,8 @@ class Registry:
         }
         for served in self.served.values():
             _ = served.longest_token, served.fingerprint
+        # Where applications run, beside the server's own loop.
+        self.threads = ThreadPoolExecutor(8, thread_name_prefix="chatglm-application")
         self.engines = list({id(s.engine): s.engine for s in self.served.values()}.values())
 
     @property

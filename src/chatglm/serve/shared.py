@@ -17,6 +17,10 @@ from chatglm.prompt import Prompt
 from chatglm.serve.worker import Job, Worker
 
 
+class GivenUp(RuntimeError):
+    """Nobody waits for this any more."""
+
+
 class SharedEngine:
     """What library code knows of an `Engine`, for one thread, over the worker.
 
@@ -28,20 +32,24 @@ class SharedEngine:
         self.requests: dict[int, Job] = {}
         self.news = threading.Semaphore(0)
         self.next_id = 0
+        self.is_given_up = False
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.engine, name)
 
     def add(self, prompt: Prompt, sampling: Sampling) -> int:
         """Queue a request."""
+        self.check()
         job = Job(self.engine, prompt, sampling, self.news.release)
         self.next_id += 1
         self.requests[self.next_id] = job
         self.worker.submit(job)
         return self.next_id
 
-    def abort(self, request: int) -> bool:
-        """Forget a request."""
+    def abort(self, request: int, index: int | None = None) -> bool:
+        """Forget a request; one of its replies alone goes on unheard."""
+        if index is not None:
+            return False
         job = self.requests.pop(request, None)
         if job is None:
             return False
@@ -49,9 +57,23 @@ class SharedEngine:
         return True
 
     def step(self) -> list[Output]:
-        """Wait for news."""
+        """Wait for news; a GivenUp once nobody wants them."""
+        self.check()
         self.news.acquire()
+        self.check()
         return []
+
+    def check(self) -> None:
+        """A GivenUp where `give_up` was called."""
+        if self.is_given_up:
+            raise GivenUp("nobody waits for this any more")
+
+    def give_up(self) -> None:
+        """End all requests, and whatever waits for them; may be called from another thread."""
+        self.is_given_up = True
+        for job in list(self.requests.values()):
+            self.worker.cancel(job)
+        self.news.release()
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[Output]:
         """The outputs of one request, as they come."""
@@ -77,7 +99,12 @@ class SharedChatGLM(ChatGLM):
     def __init__(self, model: ChatGLM, worker: Worker) -> None:
         self.loaded = model.loaded
         self.worker = worker
-        self.engine = cast(Engine, SharedEngine(model.engine, worker))
+        self.share = SharedEngine(model.engine, worker)
+        self.engine = cast(Engine, self.share)
+
+    def give_up(self) -> None:
+        """Stop what runs, and whatever is asked later."""
+        self.share.give_up()
 
     def hidden(self, prompt: Prompt, positions: Tensor | None = None) -> Tensor:
         """Last hidden states of a prompt's tokens, computed between two steps."""

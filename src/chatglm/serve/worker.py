@@ -33,6 +33,7 @@ class Job:
         self.stop_ids = engine.stop_ids if sampling.stop_ids is None else sampling.stop_ids
         self.outputs: deque[Output] = deque()
         self.id: int | None = None
+        self.num_open = sampling.n
         self.is_over = False
         self.was_refused = False
         self.submitted = time.perf_counter()
@@ -183,7 +184,8 @@ class Worker:
                 self.observer.token(job, None if job.last is None else now - job.last)
                 job.first = job.first or now
                 job.last = now
-            if output.finish is not None or output.error is not None:
+            job.num_open -= output.finish is not None
+            if not job.num_open or output.error is not None:
                 del self.jobs[id(engine), output.id]
                 self.end(job, output)
             else:
