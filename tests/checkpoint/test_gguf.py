@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from chatglm.checkpoint import Loaded, export_gguf, load, save
+from chatglm.checkpoint.gguf.blocks import from_blocks, to_blocks
 from chatglm.checkpoint.gguf.header import read_header
 from chatglm.checkpoint.gguf.tensors import GgufFile
 from chatglm.checkpoint.gguf.words import keys_of_tokenizer, tokenizer_of
@@ -143,6 +144,31 @@ def test_saving_an_imported_file_gives_the_same_bytes_for_every_tensor(
         assert contents[0] == contents[1]
     assert set(before.metadata) == set(after.metadata)
     assert load(saved).directory == saved / "model.gguf"
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
+def test_numbers_have_the_bytes_that_ggml_gives_them(kind: str) -> None:
+    chance = np.random.default_rng(0)
+    rows = chance.normal(size=(300, 96)).astype(np.float32)
+    rows *= 10.0 ** chance.uniform(-6, 3, size=(300, 1)).astype(np.float32)
+    rows[3] = 0
+    rows[4, ::2] = -rows[4, 1::2]  # the largest occurs with both signs
+    rows[5] = np.arange(96) / 2 - 24  # halves
+    ggml_type = gguf.GGMLQuantizationType[kind]
+    expected = gguf.quantize(rows, ggml_type).view(np.uint8)
+    raw = to_blocks(torch.from_numpy(rows), kind)
+    assert np.array_equal(raw.numpy(), expected)
+    back = from_blocks(raw.flatten(), (300, 96), kind, torch.float32).float().numpy()
+    assert np.array_equal(back, gguf.dequantize(gguf.quantize(rows, ggml_type), ggml_type))
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q5_0"])
+def test_types_that_only_llama_cpp_writes_are_read(kind: str) -> None:
+    ggml_type = gguf.GGMLQuantizationType[kind]
+    size = gguf.GGML_QUANT_SIZES[ggml_type][1] * (256 // gguf.GGML_QUANT_SIZES[ggml_type][0])
+    raw = np.random.default_rng(0).integers(0, 60, size=(4, size), dtype=np.uint8)
+    found = from_blocks(torch.from_numpy(raw).flatten(), (4, 256), kind, torch.float32)
+    assert np.array_equal(found.numpy(), gguf.dequantize(raw, ggml_type))
 
 
 def test_q4_0_opens_in_int4_without_loss(toy: Path, tmp_path: Path) -> None:

@@ -179,4 +179,5 @@ def fitting(files: GgufFile, device: torch.device) -> tuple[str, str | None]:
     most = kinds.most_common(1)[0][0] if kinds else ""
     if most in ("F32", "F16", "BF16"):
         return "auto", None
+    files.reads_halves = True
     return "bfloat16", "int8" if most == "Q8_0" else "int4"

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from chatglm.checkpoint.configs import Format
+from chatglm.checkpoint.gguf.blocks import BLOCK, to_blocks
 from chatglm.checkpoint.gguf.header import Value, is_gguf, read_header
 from chatglm.checkpoint.gguf.metadata import Keys, architecture_of, keys_of, keys_of_defaults
 from chatglm.checkpoint.gguf.words import TEMPLATE, keys_of_tokenizer
@@ -35,7 +37,6 @@ _FORMATS: dict[str, Format] = {
     "glm4": "gguf_glm4",
     "glm4moe": "gguf_glm4moe",
 }
-_BLOCK = 32
 _LARGEST_HALF = 65504.0
 
 
@@ -108,7 +109,7 @@ def kind_of(name: str, shape: tuple[int, ...], kind: str) -> str:
     if len(shape) == 1 or ".ffn_gate_inp." in name:
         return "F32"
     if kind in ("q8_0", "q4_0"):
-        if shape[-1] % _BLOCK:
+        if shape[-1] % BLOCK:
             return "F16"
         if name in ("token_embd.weight", "output.weight"):
             return "Q8_0"
@@ -117,15 +118,13 @@ def kind_of(name: str, shape: tuple[int, ...], kind: str) -> str:
 
 def blocks(loaded: Loaded, format: Format, places: list[Place], kind: str) -> np.ndarray:
     """The bytes of a tensor of the file, as numpy's array."""
-    import gguf
-
     made = []
     for place in places:
-        numbers = tensor_at(loaded, format, place).float()
-        if kind == "F16" and float(numbers.abs().max()) > _LARGEST_HALF:
+        tensor = tensor_at(loaded, format, place)
+        if kind == "F16" and float(tensor.abs().max()) > _LARGEST_HALF:
             raise ValueError(f"{place[0]} has numbers beyond float16; export as bf16 or f32")
-        made.append(gguf.quantize(numbers.numpy(), gguf.GGMLQuantizationType[kind]))
-    return made[0] if len(made) == 1 else np.concatenate(made)
+        made.append(to_blocks(tensor, kind))
+    return (made[0] if len(made) == 1 else torch.cat(made)).numpy()
 
 
 def keys_of_model(loaded: Loaded, kind: str) -> Keys:

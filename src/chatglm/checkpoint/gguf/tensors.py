@@ -6,18 +6,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from chatglm.checkpoint.gguf.blocks import from_blocks
 from chatglm.checkpoint.gguf.header import Header, Stored, read_header
 from chatglm.errors import CheckpointError
 
 # Tensors of experts lie in one another: `blk.3.ffn_up_exps.weight[5]` is the sixth of them.
 _PART = re.compile(r"(.+)\[(\d+)\]")
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-# Elements that exist in float32 at once beside the result.
-_CHUNK = 1 << 24
 
 
 class GgufFile:
@@ -28,6 +25,8 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         self.header: Header = read_header(path)
         self.path = self.folder = path
+        # Whether 8-bit tensors are read as float16, which takes half the memory of float32.
+        self.reads_halves = False
         self.homes: dict[str, Path] = {}
         for name, stored in self.header.tensors.items():
             if len(stored.shape) == 3:
@@ -67,39 +66,21 @@ class GgufFile:
         return Stored(kind=whole.kind, shape=whole.shape[1:], start=start, end=start + size)
 
     def read(self, name: str) -> Tensor:
-        """A tensor in memory of its own; quantized ones in float32, which holds them exactly."""
+        """A tensor in memory of its own; quantized ones in float32, which holds them exactly, or as
+        `reads_halves` says.
+        """
         stored, kind = self.stored(name), self.kind(name)
-        raw = np.empty(stored.end - stored.start, dtype=np.uint8)
+        raw = torch.empty(stored.end - stored.start, dtype=torch.uint8)
+        buffer, done = raw.numpy().data, 0
         with self.path.open("rb", buffering=0) as file:
             file.seek(stored.start)
-            done = 0
-            while done < len(raw):
-                step = file.readinto(raw.data[done:])
+            while done < len(buffer):
+                step = file.readinto(buffer[done:])
                 if not step:
                     raise CheckpointError(f"{self.path} is cut off in {name}; get it again")
                 done += step
-        if kind in _PLAIN:
-            return torch.from_numpy(raw).view(_PLAIN[kind]).view(stored.shape)
-        return dequantized(raw, stored)
+        is_half = self.reads_halves and kind == "Q8_0"
+        return from_blocks(raw, stored.shape, kind, torch.float16 if is_half else torch.float32)
 
     def close(self) -> None:
         """Nothing is kept open."""
-
-
-def dequantized(raw: np.ndarray, stored: Stored) -> Tensor:
-    """float32 numbers of ggml's blocks."""
-    from gguf import GGMLQuantizationType, dequantize
-
-    rows = raw.reshape(-1, len(raw) * stored.shape[-1] // int(np.prod(stored.shape)))
-    result = torch.empty(len(rows), stored.shape[-1])
-    step = max(_CHUNK // stored.shape[-1], 1)
-    for start in range(0, len(rows), step):
-        try:
-            part = dequantize(rows[start : start + step], GGMLQuantizationType(stored.kind))
-        except NotImplementedError as error:
-            name = GGMLQuantizationType(stored.kind).name
-            raise CheckpointError(
-                f"tensors of type {name} are not read; convert the file"
-            ) from error
-        result[start : start + step] = torch.from_numpy(part)
-    return result.view(stored.shape)
