@@ -1,7 +1,7 @@
 // Summaries, translations and texts in a form: what is asked of the service, and how it is shown.
 
-import { getJson } from "./api.js";
-import { h } from "./dom.js";
+import { events, getJson, ServiceError } from "./api.js";
+import { h, toast } from "./dom.js";
 import { t } from "./i18n.js";
 import { renderInto } from "./markdown/render.js";
 import { models } from "./models.js";
@@ -9,7 +9,10 @@ import { supportPanel } from "./support.js";
 import { Work } from "./work.js";
 
 const FORMS = ["jueju5", "jueju7", "lvshi5", "lvshi7", "couplet", "story", "news", "advertisement", "email"];
-const VERSES = new Set(["jueju5", "jueju7", "lvshi5", "lvshi7", "couplet"]);
+const DRAFTS = ["continue", "rewrite", "fill"];
+const TONES = ["formal", "concise", "friendly", "lively", "polite"];
+const SHORT = new Set(["verse", "couplet", "rewrite", "fill"]);  // whose length is not for the reader to say
+const FORMATS = { md: "markdown", srt: "srt", vtt: "vtt", json: "json", po: "po" };
 const MOST_FILE = 8 << 20;
 
 /** A list to choose from; `options` are values with the keys of their words. */
@@ -32,19 +35,34 @@ function textArea(name, rows = 7) {
   return area;
 }
 
-/** A button that reads a text file into a field. */
-function fileButton(area) {
-  const input = h("input", { type: "file", accept: ".txt,.md,.srt,.vtt,text/*", class: "visually-hidden", tabindex: "-1", label: "open_file" });
+/** A button that reads a text file into a field; `onName` hears its name. */
+function fileButton(area, accept, onName = () => {}) {
+  const input = h("input", { type: "file", accept, class: "visually-hidden", tabindex: "-1", label: "open_file" });
   input.addEventListener("change", async () => {
     const [file] = input.files;
     if (file && file.size <= MOST_FILE) {
       area.value = await file.text();
+      onName(file.name);
       area.dispatchEvent(new Event("input", { bubbles: true }));
-    }
+    } else if (file) toast("file_too_large");
     input.value = "";
   });
   return [h("button", { type: "button", class: "pill", t: "open_file", on: { click: () => input.click() } }), input];
 }
+
+/** The result of an endpoint that tells how far it is; `onProgress` hears (done, all). */
+async function result(path, body, signal, onProgress) {
+  let found;
+  const given = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined));
+  for await (const { data } of events(path, { body: { ...given, stream: true }, signal })) {
+    if (data.object === "progress") onProgress(data.done, data.total);
+    else found = data;
+  }
+  if (!found) throw new ServiceError("lost");
+  return found;
+}
+
+const noteText = (note) => (typeof note === "string" ? note : t("note_line", { n: note.line, note: note.note }));
 
 /** A panel whose work is one request; `ask()` gives its body, `show(answer, view)` its result. */
 function workPanel({ name, area, controls, examples = [], ask, show, note = () => "" }) {
@@ -61,7 +79,7 @@ function workPanel({ name, area, controls, examples = [], ask, show, note = () =
     view,
     ready: () => area.value.trim() !== "",
     text: () => shown,
-    async run({ signal, begin }) {
+    async run({ signal, begin, stats }) {
       shown = "";
       begin();
       view.replaceChildren();
@@ -69,12 +87,12 @@ function workPanel({ name, area, controls, examples = [], ask, show, note = () =
       view.classList.add("waiting");
       const begun = performance.now();
       try {
-        const body = { model: models.chosen, ...ask(area.value) };
-        const answer = await getJson(`v1/${name}`, { body: JSON.parse(JSON.stringify(body)), signal });
+        const answer = await result(`v1/${name}`, { model: models.chosen, ...ask(area.value) }, signal,
+          (done, all) => stats(t("progress", { done, all })));
         shown = answer.text;
         show(answer, view);
         const seconds = t("seconds", { n: ((performance.now() - begun) / 1000).toFixed(1) });
-        return [note(answer), ...(answer.notes ?? []).map(String), seconds].filter(Boolean).join(" · ");
+        return [note(answer), ...(answer.notes ?? []).map(noteText), seconds].filter(Boolean).join(" · ");
       } finally {
         view.classList.remove("waiting");
       }
@@ -91,7 +109,7 @@ function summarizePanel() {
   return workPanel({
     name: "summarize",
     area,
-    controls: [form.field, mode.field, length.field, ...fileButton(area)],
+    controls: [form.field, mode.field, length.field, ...fileButton(area, ".txt,.md,text/*")],
     examples: ["summarize_1"],
     ask: (text) => ({ text, form: form.select.value, mode: mode.select.value, length: length.value }),
     show: (answer, view) => renderInto(view, answer.text),
@@ -101,32 +119,55 @@ function summarizePanel() {
 
 function translatePanel() {
   const area = textArea("translate", 8);
-  const target = choice("translate", "target", [["", "target_auto"], ["en", "target_en"], ["zh", "target_zh"]]);
+  const target = choice("translate", "target", [["", "target_auto"], ["en", "target_en"], ["zh", "target_zh"], ["lzh", "target_lzh"]]);
+  const format = choice("translate", "format", ["text", ...Object.values(FORMATS)].map((name) => [name, `format_${name}`]));
+  const named = (name) => { format.select.value = FORMATS[name.split(".").at(-1).toLowerCase()] ?? "text"; };
   return workPanel({
     name: "translate",
     area,
-    controls: [target.field, ...fileButton(area)],
+    controls: [target.field, format.field, ...fileButton(area, ".txt,.md,.srt,.vtt,.json,.po,text/*", named)],
     examples: ["translate_1", "translate_2"],
-    ask: (text) => ({ text, target: target.select.value || undefined }),
+    ask: (text) => ({ text, target: target.select.value || undefined, format: format.select.value }),
     show: (answer, view) => view.replaceChildren(h("div", { class: "plain" }, answer.text)),
+    note: (answer) => (answer.origins?.source ? t("untranslated", { n: answer.origins.source }) : ""),
   });
 }
 
 function writePanel() {
-  const area = textArea("write", 3);
-  const form = choice("write", "form", FORMS.map((name) => [name, `write_${name}`]));
+  const area = textArea("write", 4);
+  const form = choice("write", "form", [...FORMS, ...DRAFTS].map((name) => [name, `write_${name}`]));
+  const tone = choice("write", "tone", TONES.map((name) => [name, `tone_${name}`]));
   const length = lengthField("write");
-  const update = () => { length.field.hidden = VERSES.has(form.select.value); };
+  const kinds = new Map(FORMS.map((name) => [name, /^(jueju|lvshi)/.test(name) ? "verse" : name]));
+  const kind = () => kinds.get(form.select.value) ?? form.select.value;
+  const update = () => {
+    length.field.hidden = SHORT.has(kind());
+    tone.field.hidden = kind() !== "rewrite";
+  };
   form.select.addEventListener("change", update);
   update();
+  // Forms that the operator added are TOML files on the service's side.
+  document.addEventListener("tabs", async () => {
+    const { data } = await getJson("v1/write/forms").catch(() => ({ data: [] }));
+    for (const { name, title, kind: what } of data) {
+      if (what === "rewrite" || kinds.has(name)) continue;
+      kinds.set(name, what);
+      form.select.append(h("option", { value: name }, title));
+    }
+  });
   return workPanel({
     name: "write",
     area,
-    controls: [form.field, length.field],
+    controls: [form.field, tone.field, length.field],
     examples: ["write_1", "write_2"],
-    ask: (topic) => ({ form: form.select.value, topic, length: length.field.hidden ? undefined : length.value }),
+    ask: (topic) => ({
+      form: form.select.value,
+      topic,
+      length: length.field.hidden ? undefined : length.value,
+      tone: tone.field.hidden ? undefined : tone.select.value,
+    }),
     show: (answer, view) => view.replaceChildren(
-      h("div", { class: VERSES.has(form.select.value) ? "plain verse" : "plain" }, answer.text)),
+      h("div", { class: kind() === "verse" ? "plain verse" : "plain" }, answer.text)),
   });
 }
 

@@ -117,15 +117,14 @@ async function start() {
     go("chat", chat.conversation?.id);
     chat.composer.focus();
   });
-  const discover = async () => {
-    if (await models.load()) await tabs.discover();
-  };
-  document.addEventListener("connected", discover);
-  document.addEventListener("models", () => tabs.discover());
+  let discovered;
+  document.addEventListener("models", () => { discovered = tabs.discover(); });
+  document.addEventListener("connected", () => models.load());
   preferences();
   watchKey();
   await follow();
   await models.load();
+  await discovered;
   document.title = t("title");
   document.body.dataset.ready = "";
 }

@@ -3,10 +3,12 @@
 import { getJson } from "./api.js";
 import { isComposing } from "./composer.js";
 import { connection } from "./connection.js";
-import { announce, h, icon, iconButton } from "./dom.js";
+import { announce, h, icon, iconButton, toast } from "./dom.js";
 import { t } from "./i18n.js";
 import { renderInto } from "./markdown/render.js";
+import { models } from "./models.js";
 
+const POLL = 3000;
 const ERRORS = { lost: "error_lost", key: "error_key", busy: "error_busy", missing: "error_missing" };
 
 function sources(citations) {
@@ -14,21 +16,50 @@ function sources(citations) {
     h("details", {}, h("summary", {}, [title, place || source].filter(Boolean).join(" · ")), h("blockquote", {}, quote)))));
 }
 
-/** The panel: a talk with its field below. */
+/** The panel: a base to choose, the customer's talk, and the desk of those who help. */
 export function supportPanel() {
-  const talk = new Talk();
-  return talk.element;
+  const base = h("select", { id: "support-base" });
+  const talk = new Talk(base);
+  const desk = new Desk(base);
+  const switchTo = (atDesk) => {
+    talk.element.hidden = atDesk;
+    desk.show(atDesk);
+    customer.setAttribute("aria-pressed", String(!atDesk));
+    person.setAttribute("aria-pressed", String(atDesk));
+  };
+  const side = (key, atDesk) => h("button", { type: "button", class: "pill", t: key, on: { click: () => switchTo(atDesk) } });
+  const [customer, person] = [side("support_customer", false), side("support_desk", true)];
+  const bar = h("div", { class: "support-bar" },
+    h("label", { for: "support-base", t: "support_base" }), base, h("span", { class: "push row" }, customer, person));
+  const none = h("div", { class: "welcome" }, h("h2", { t: "support_none" }), h("p", { t: "support_none_more" }),
+    h("pre", {}, "chatglm support demo"));
+  base.addEventListener("change", () => {
+    talk.reset();
+    desk.refresh();
+  });
+  document.addEventListener("tabs", async ({ detail: paths }) => {
+    if (!paths.has("/v1/support")) return;
+    const { data } = await getJson("v1/support/bases").catch(() => ({ data: [] }));
+    const chosen = base.value;
+    base.replaceChildren(...data.map(({ id }) => h("option", { value: id }, id)));
+    if (data.some(({ id }) => id === chosen)) base.value = chosen;
+    none.hidden = data.length > 0;
+    bar.hidden = data.length === 0;
+    if (data.length === 0) talk.element.hidden = true;
+    else switchTo(false);
+  });
+  switchTo(false);
+  return [bar, none, talk.element, desk.element];
 }
 
 class Talk {
-  constructor() {
+  constructor(base) {
+    this.base = base;
     this.session = undefined;
+    this.heard = 0;  // the last turn that is shown
     this.log = h("div", { class: "log", role: "log", "aria-live": "off", label: "tab_support" });
     this.log.removeAttribute("title");
-    this.lead = h("div", { class: "welcome" }, h("h2", { t: "support_welcome" }), h("p", { t: "support_lead" }),
-      h("div", { class: "suggestions" }, ...["support_1", "support_2"].map((key) => h("button", {
-        type: "button", class: "suggestion", t: key, on: { click: () => this.ask(t(key)) },
-      }))));
+    this.lead = h("div", { class: "welcome" }, h("h2", { t: "support_welcome" }), h("p", { t: "support_lead" }));
     this.area = h("textarea", { id: "support-text", rows: 1, label: "support_text", hint: "support_text", autocomplete: "off" });
     this.area.removeAttribute("title");
     this.button = h("button", { type: "submit", class: "send-button", label: "send" }, icon("send"));
@@ -44,8 +75,9 @@ class Talk {
     });
     this.area.addEventListener("input", () => this.update());
     this.scroller = h("div", { class: "scroller" }, this.lead, this.log);
-    this.element = [this.scroller, h("div", { class: "dock" }, this.form,
-      h("p", { class: "fineprint" }, h("button", { type: "button", class: "link-button", t: "support_new", on: { click: () => this.reset() } })))];
+    const again = h("button", { type: "button", class: "link-button", t: "support_new", on: { click: () => this.reset() } });
+    this.element = h("div", { class: "talk" }, this.scroller,
+      h("div", { class: "dock" }, this.form, h("p", { class: "fineprint" }, again)));
     this.update();
   }
 
@@ -56,6 +88,7 @@ class Talk {
   }
 
   reset() {
+    clearInterval(this.listening);
     this.session = undefined;
     this.log.replaceChildren();
     this.lead.hidden = false;
@@ -79,8 +112,11 @@ class Talk {
     this.log.append(h("article", { class: "message user", "aria-label": t("you") }, h("div", { class: "bubble" }, question)), message);
     this.toEnd();
     try {
-      const reply = await getJson("v1/support", { body: { question, session: this.session } });
+      const reply = await getJson("v1/support", {
+        body: { model: models.chosen, base: this.base.value, question, session: this.session },
+      });
       this.session = reply.session;
+      this.heard = Math.max(this.heard, reply.turn);
       this.show(reply, message, answer);
     } catch (error) {
       this.fail(error, message, question);
@@ -98,7 +134,7 @@ class Talk {
     announce(reply.text || t("support_with_person"));
     message.dataset.action = reply.action;
     if (reply.citations?.length) message.append(sources(reply.citations));
-    if (reply.action === "handover") message.append(h("p", { class: "note" }, h("span", { t: "support_handover" })));
+    if (reply.action === "handover" || reply.action === "person") this.listen();
     if (reply.suggestions?.length) {
       message.append(h("div", { class: "examples" }, h("span", { class: "quiet", t: "support_near" }),
         ...reply.suggestions.map((text) => h("button", { type: "button", class: "pill", on: { click: () => this.ask(text) } }, text))));
@@ -106,10 +142,31 @@ class Talk {
     if (reply.action === "answer") message.append(this.thumbs(reply));
   }
 
+  /** Waits for what a person says. */
+  listen() {
+    clearInterval(this.listening);
+    this.listening = setInterval(async () => {
+      if (!this.element.checkVisibility()) return;
+      const where = new URLSearchParams({ base: this.base.value, session: this.session, after: this.heard });
+      const { data } = await getJson(`v1/support/turns?${where}`).catch(() => ({ data: [] }));
+      for (const { turn, role, text } of data) {
+        if (turn <= this.heard) continue;
+        this.heard = turn;
+        if (role !== "agent") continue;
+        const said = h("div", { class: "prose answer" });
+        renderInto(said, text);
+        this.log.append(h("article", { class: "message assistant", data: { action: "agent" }, "aria-label": t("support_person") },
+          h("p", { class: "quiet", t: "support_person" }), said));
+        announce(text);
+        this.toEnd();
+      }
+    }, POLL);
+  }
+
   thumbs({ session, turn }) {
-    const rate = (good) => async () => {
+    const rate = (value) => async () => {
       try {
-        await getJson("v1/support/feedback", { body: { session, turn, good } });
+        await getJson("v1/support/feedback", { body: { base: this.base.value, session, turn, value } });
         foot.replaceChildren(h("span", { class: "stats", t: "support_thanks" }));
         announce(t("support_thanks"));
       } catch (error) {
@@ -117,8 +174,8 @@ class Talk {
         foot.replaceChildren(h("span", { class: "stats", t: "error_failed" }));
       }
     };
-    const foot = h("footer", { class: "message-foot" }, iconButton("up", "good_answer", rate(true)),
-      iconButton("dislike", "bad_answer", rate(false)));
+    const foot = h("footer", { class: "message-foot" }, iconButton("up", "good_answer", rate(1)),
+      iconButton("dislike", "bad_answer", rate(-1)));
     return foot;
   }
 
@@ -136,5 +193,64 @@ class Talk {
 
   toEnd() {
     this.scroller.scrollTop = this.scroller.scrollHeight;
+  }
+}
+
+/** The desk: talks that wait for a person, with what was said, and a field to answer. */
+class Desk {
+  constructor(base) {
+    this.base = base;
+    this.list = h("div", { class: "desk-list" });
+    this.element = h("div", { class: "work", hidden: true }, h("div", { class: "work-inner" },
+      h("h2", { t: "support_desk" }), h("p", { class: "lead", t: "desk_lead" }), this.list));
+    setInterval(() => this.element.checkVisibility() && this.refresh(), POLL);
+  }
+
+  show(shown) {
+    this.element.hidden = !shown;
+    if (shown) this.refresh();
+  }
+
+  async refresh() {
+    if (!this.base.value) return;
+    let data;
+    try {
+      ({ data } = await getJson(`v1/support/handovers?${new URLSearchParams({ base: this.base.value })}`));
+    } catch (error) {
+      if (error.kind === "lost") connection.lost();
+      return;
+    }
+    const known = new Map([...this.list.children].map((card) => [card.dataset.key, card]));
+    const cards = data.map((one) => known.get(`${one.id}`) ?? this.card(one));
+    const none = h("p", { class: "quiet", t: "desk_empty" });
+    if (!cards.length) this.list.replaceChildren(none);
+    else if (cards.length !== this.list.children.length || cards.some((card, i) => card !== this.list.children[i])) {
+      this.list.replaceChildren(...cards);
+    }
+  }
+
+  card({ id, question, summary, reason }) {
+    const area = h("textarea", { rows: 2, label: "desk_answer", hint: "desk_answer" });
+    area.removeAttribute("title");
+    const act = (more) => async () => {
+      const text = area.value.trim();
+      if (!text && !more.close) return;
+      try {
+        await getJson(`v1/support/handovers/${id}`, {
+          body: { base: this.base.value, ...(text ? { text } : {}), ...more },
+        });
+        area.value = "";
+        toast(more.close ? "desk_closed" : "desk_sent");
+      } catch (error) {
+        if (error.kind === "lost") connection.lost();
+        toast("error_failed");
+      }
+      this.refresh();
+    };
+    return h("article", { class: "result desk-card", data: { key: id } }, h("div", { class: "result-body" },
+      h("h3", {}, question), h("p", { class: "quiet", t: `reason_${reason}` }), h("pre", { class: "plain" }, summary), area,
+      h("div", { class: "row end" },
+        h("button", { type: "button", class: "pill", t: "desk_close", on: { click: act({ close: true }) } }),
+        h("button", { type: "button", class: "pill primary", t: "desk_send", on: { click: act({}) } }))));
   }
 }

@@ -44,6 +44,7 @@ export class Tabs {
       tab.setAttribute("aria-selected", String(chosen));
       tab.tabIndex = chosen ? 0 : -1;
       panel.hidden = !chosen;
+      if (chosen) panel.dispatchEvent(new Event("shown"));
       if (chosen) tab.scrollIntoView?.({ block: "nearest", inline: "nearest" });
     }
   }
@@ -53,6 +54,7 @@ export class Tabs {
     const paths = await offers();
     for (const { tab, path } of this.tabs.values()) if (path) tab.hidden = !paths.has(`/${path}`);
     this.show(this.wanted ?? "chat");
+    document.dispatchEvent(new CustomEvent("tabs", { detail: paths }));
   }
 
   key(event) {

@@ -6,7 +6,8 @@ import { t } from "./i18n.js";
 
 const ERRORS = { lost: "error_lost", key: "error_key", busy: "error_busy", missing: "error_missing" };
 
-/** `run({signal, begin})` works and gives a line about it; `begin()` shows the result's place. */
+/** `run({signal, begin, stats})` works and gives a line about it; `begin()` shows the result's place,
+ * `stats(text)` a line about how far it is. */
 export class Work {
   constructor({ name, button, fields, examples = [], view, ready, text, run }) {
     Object.assign(this, { run, ready, text, startKey: button });
@@ -52,7 +53,8 @@ export class Work {
     this.update();
     try {
       const begin = () => { this.result.hidden = false; };
-      this.stats.textContent = await this.run({ signal: this.abort.signal, begin }) ?? "";
+      const stats = (text) => { this.stats.textContent = text; };
+      stats(await this.run({ signal: this.abort.signal, begin, stats }) ?? "");
       announce(this.text().slice(0, 2000));
     } catch (error) {
       if (error.name === "AbortError") this.stats.textContent = t("note_stopped");
