@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from chatglm import checkpoint
 from chatglm.data.prepare import prepare
+from chatglm.data.shards import Documents
 from chatglm.tokenizer import load_tokenizer
 from chatglm.training.config import read_recipe
-from chatglm.training.run import train
+from chatglm.training.run import make_build, train
 from chatglm.training.state import newest
 
 RECIPE = """
@@ -75,3 +78,14 @@ def test_a_shape_without_a_public_format_ends_as_its_checkpoint(
     directory = train(read_recipe(recipe, [f"model.{override}"]))
     assert directory == newest(tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(("length", "most"), [(0, 32), (12, 12)])
+def test_a_source_of_blanks_may_ask_for_short_texts(recipe: Path, length: int, most: int) -> None:
+    config = read_recipe(recipe)
+    source = replace(config.sources[0], objective="blank", length=length)
+    assert config.model is not None
+    build = make_build(source, load_tokenizer(config.tokenizer), config.model, config.length)
+    text = Documents(tokens=np.arange(100, dtype=np.uint32), offsets=np.array([0, 100]), loss=None)
+    sizes = [len(build(text, 0, np.random.default_rng(seed)).tokens) for seed in range(50)]
+    assert most // 2 < max(sizes) <= most

@@ -21,12 +21,14 @@ class SourceConfig:
     objective: `causal` (next word), `blank` (GLM blank infilling), `masked` (BERT) or `chat`.
     weight: share of the examples drawn from here, against the other sources' weights.
     context_is_learnt: in `blank`, the context of a causal model is predicted as well as the blanks.
+    length: tokens of a blanked text at most (0: the row's); short texts have few blanks.
     """
 
     path: str
     objective: Literal["causal", "blank", "masked", "chat"] = "causal"
     weight: float = 1.0
     context_is_learnt: bool = False
+    length: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,7 @@ def make_build(
             spans_are_shuffled=config.context == "prefix",
             context_is_learnt=source.context_is_learnt,
         )
-        return blank_build(ids, blanks, length, ends)
+        return blank_build(ids, blanks, min(source.length or length, length), ends)
     return causal_build(end_of_text(tokenizer))
 
 
