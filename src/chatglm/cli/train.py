@@ -5,16 +5,31 @@ from __future__ import annotations
 import argparse
 import sys
 
+from chatglm.cli.console import say
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "train",
-        help="按配方训练 / run a training recipe",
-        description="Run a recipe (TOML). The same command goes on where a stopped run left off.",
+        help=say("run a training recipe", "按配方训练"),
+        description=say(
+            "Run a recipe (TOML). The same command goes on where a stopped run left off.",
+            "运行一份 TOML 配方；训练中断后，同一命令从断点继续。",
+        ),
     )
-    parser.add_argument("recipe", help="a recipe, e.g. recipes/pretrain.toml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optim.lr=0.001")
+    parser.add_argument(
+        "recipe",
+        help=say(
+            "a recipe, e.g. recipes/nano-1-pretrain.toml", "配方，如 recipes/nano-1-pretrain.toml"
+        ),
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help=say("e.g. optim.lr=0.001", "覆盖配方中的值，如 optim.lr=0.001"),
+    )
     parser.set_defaults(run=run)
 
 
