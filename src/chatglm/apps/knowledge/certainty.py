@@ -14,10 +14,10 @@ from dataclasses import astuple, dataclass
 from importlib.resources import files
 
 from chatglm.apps.knowledge.records import Chunk, Hit
-from chatglm.apps.knowledge.search import Omit, Searcher, bm25
+from chatglm.apps.knowledge.search import Omit, Searcher, bm25, counted
 from chatglm.apps.knowledge.store import K1
 from chatglm.apps.knowledge.vectors import passage_vectors
-from chatglm.apps.knowledge.words import distinct, normalized, terms
+from chatglm.apps.knowledge.words import distinct, normalized
 
 # Words that every question has: they say nothing of what it is about.
 _CHINESE = (
@@ -75,7 +75,7 @@ def signs_of(
     wanted = distinct(question)
     weights = searcher.weights(wanted, omit)
     first = hits[0].chunk
-    held = set(terms(first.searchable))
+    held = counted(first.searchable)
     about = [term for term in wanted if term not in QUESTION_WORDS]
     known = sum(weights[term] for term in about if term in held)
     words = bm25(first, weights, searcher.store.mean_length())

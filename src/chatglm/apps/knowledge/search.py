@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 from chatglm.apps.knowledge.records import EVERYTHING, Chunk, Filter, Hit, Scored, Store
@@ -129,8 +130,8 @@ class Searcher:
         counts = dict(self.store.frequencies(wanted))
         for chunk in self.store.chunks([omit.chunk]) if omit else ():
             rest = omit.applied(chunk) if omit else None
-            left = set(terms(rest.searchable)) if rest else set[str]()
-            for term in set(terms(chunk.searchable)) - left:
+            left = set(counted(rest.searchable)) if rest else set[str]()
+            for term in set(counted(chunk.searchable)) - left:
                 if term in counts:
                     counts[term] -= 1
         return counts
@@ -138,13 +139,19 @@ class Searcher:
 
 def bm25(chunk: Chunk, weights: dict[str, float], mean_length: float) -> float:
     """BM25 of a chunk for weighted terms (Robertson & Zaragoza 2009, eq. 3.15)."""
-    counts = Counter(terms(chunk.searchable))
+    counts = counted(chunk.searchable)
     norm = K1 * (1 - B + B * counts.total() / mean_length)
     return sum(
         weight * counts[term] * (K1 + 1) / (counts[term] + norm)
         for term, weight in weights.items()
         if term in counts
     )
+
+
+@lru_cache(maxsize=8192)
+def counted(text: str) -> Counter[str]:
+    """How often each term stands in a text; not to be changed."""
+    return Counter(terms(text))
 
 
 def joined(lists: dict[str, Scored]) -> Scored:

@@ -22,7 +22,7 @@ _FULL_TEXT = (
 class SqliteDatabase(Database):
     """One file; several threads and processes may read and write it."""
 
-    number = "INTEGER PRIMARY KEY"
+    number = "INTEGER PRIMARY KEY AUTOINCREMENT"  # a cited number never means another chunk
     blob = "BLOB"
 
     def __init__(self, location: str) -> None:

@@ -32,6 +32,7 @@ _POLITE = re.compile(
     re.I,
 )
 
+_ASSENTS = frozenset({"好", "好的", "嗯", "嗯嗯", "哦", "行", "可以", "ok", "知道了", "明白了"})
 _LOOKALIKES = str.maketrans("", "", "\u200b\u200c\u200d\u2060\ufeff\u00ad \t\n*·.-_|")
 
 
@@ -49,7 +50,8 @@ def small_talk(text: str) -> str | None:
     """`greeting`, `thanks` or `parting` where the text is nothing else."""
     clauses = [clause for clause in _CLAUSE.split(normalized(text)) if clause]
     for name, pattern in (("greeting", _GREETING), ("thanks", _THANKS), ("parting", _PARTING)):
-        if clauses and all(pattern.fullmatch(clause) for clause in clauses):
+        left = [clause for clause in clauses if clause not in _ASSENTS]
+        if left and all(pattern.fullmatch(clause) for clause in left):
             return name
     return None
 

@@ -31,7 +31,7 @@ def text_of(path: Path) -> str:
     except UnicodeDecodeError:
         pass
     readings = []
-    for encoding in ("gb18030", "big5"):
+    for encoding in ("gb18030", "big5", "utf-16-le", "utf-16-be"):
         try:
             text = data.decode(encoding)
         except UnicodeDecodeError:
@@ -72,6 +72,6 @@ _COMMON = frozenset(
 
 
 def likeliness(text: str) -> float:
-    """The share of the most common characters among Chinese ones."""
-    chinese = [c for c in text[:20_000] if "\u3400" <= c <= "\u9fff"]
-    return sum(c in _COMMON for c in chinese) / len(chinese) if chinese else 0.0
+    """The share of the most common characters among those beyond ASCII."""
+    beyond = [c for c in text[:20_000] if c > "\x7f"]
+    return sum(c in _COMMON for c in beyond) / len(beyond) if beyond else 0.0
