@@ -43,6 +43,8 @@ class Server:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
         self.log, self.flags = log, flags
+        self.home = log.parent / "home"
+        self.home.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -53,7 +55,7 @@ class Server:
                 [*command, *self.flags],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CHATGLM_HOME": str(self.home)},
             )
         deadline = time.monotonic() + 2 * PATIENCE / 1000
         while not self.is_well():

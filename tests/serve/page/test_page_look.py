@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.serve.page.browser import Reader, ask, finished, reply_with, until
+from tests.serve.page.browser import Reader, ask, finished, reply_with
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -218,23 +218,9 @@ def test_a_screen_reader_hears_the_answer_by_sentences(page: Page) -> None:
     assert reply.get_attribute("aria-busy") == "false"
 
 
-def test_blanks_fill_in_visibly(page: Page) -> None:
-    page.click("#tab-fill")
-    page.fill("#fill-text", "今天[MASK]，适合[MASK]。")
-    page.get_by_role("button", name="＋ 句子").click()
-    assert page.locator("#fill-text").input_value() == "今天[MASK]，适合[MASK]。[sMASK]"
-    page.locator("#panel-fill [type=submit]").click()
-    until(page, "document.querySelectorAll('#fill-result .filled').length === 3")
-    assert page.locator("#fill-result .blank").count() == 0
-    text = page.locator("#fill-result").inner_text()
-    assert text.startswith("今天")
-    assert "，适合" in text
-    assert "[" not in text
-
-
 def test_a_new_reader_may_begin_with_a_suggestion(page: Page) -> None:
-    assert page.locator(".welcome").is_visible()
+    assert page.locator("#panel-chat .welcome").is_visible()
     page.locator(".suggestion").first.click()
     finished(page)
-    assert page.locator(".welcome").is_hidden()
+    assert page.locator("#panel-chat .welcome").is_hidden()
     assert page.title() == "ChatGLM"

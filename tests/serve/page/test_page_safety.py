@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import pytest
 from tests.serve.page.browser import ask, finished, reply_with
 
 if TYPE_CHECKING:
@@ -141,27 +140,29 @@ def test_a_hostile_file_of_conversations_brings_nothing_but_text(page: Page) -> 
     assert finished(page, "stopped").locator(".answer").inner_text() == ""
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "字" * 500_000,
-        "*a **b _c " * 20_000,
-        "[" * 60_000 + "](" * 30_000,
-        "> " * 30_000 + "x",
-        "- " * 30_000 + "x",
-        "`" * 50_000 + "``x" * 20_000,
-        "$" * 50_000 + r"\[" * 20_000,
-        "\\[\nx\n" * 30_000,
-        "# " + " " * 90_000 + "x\n" + "```" + "a" * 90_000 + "`",
-        "|a|b|\n|-|-|\n" + "|x|y|\n" * 15_000,
-        "$" + "{" * 900 + "$ $" + r"\frac" * 150 + "$ " + r"$\def\a{\a\a}\a$",
-    ],
-    ids=lambda text: text[:6].strip() or "text",
+HUGE = (
+    "字" * 500_000,
+    "*a **b _c " * 20_000,
+    "[" * 60_000 + "](" * 30_000,
+    "> " * 30_000 + "x",
+    "- " * 30_000 + "x",
+    "`" * 50_000 + "``x" * 20_000,
+    "$" * 50_000 + r"\[" * 20_000,
+    "\\[\nx\n" * 10_000,
+    "# " + " " * 90_000 + "x\n" + "```" + "a" * 90_000 + "`",
+    "|a|b|\n|-|-|\n" + "|x|y|\n" * 5_000,
+    "$" + "{" * 900 + "$ $" + r"\frac" * 150 + "$ " + r"$\def\a{\a\a}\a$",
 )
-def test_a_huge_or_tangled_answer_does_not_freeze_the_page(page: Page, text: str) -> None:
-    shown(page, text)
-    page.fill("#composer", "还能写字")
-    assert page.locator("#send").is_enabled()
+
+
+def test_huge_and_tangled_answers_do_not_freeze_the_page(page: Page) -> None:
+    for text in HUGE:
+        page.unroute_all()
+        assert shown(page, text).text_content()
+        page.fill("#composer", "还能写字")
+        assert page.locator("#send").is_enabled()
+        page.click("#new-chat")
+        page.wait_for_selector("#panel-chat .welcome", state="visible")
 
 
 def test_markdown_becomes_elements(page: Page) -> None:
