@@ -1,4 +1,4 @@
-"""The applications over HTTP: what the library gives, told on the way, stopped with the client."""
+"""The applications over HTTP: what the library gives, and how far it is."""
 
 from __future__ import annotations
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Unpack
 
 from chatglm.errors import missing_extra
-from chatglm.generation.history import conversation, with_turn
+from chatglm.generation.history import as_messages, checked, conversation, with_turn
 from chatglm.generation.reply import ReplyStream
 from chatglm.messages import Message
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from chatglm.generation.chat import Options
     from chatglm.generation.history import History
+
+
+NUM_CONNECTIONS = 8
 
 
 class RemoteChatGLM:
@@ -92,6 +96,50 @@ class RemoteChatGLM:
     ) -> ReplyStream:
         """The reply to a conversation, in pieces."""
         return RemoteReply(self.client, self.name, messages, self.settings(options))
+
+    def generate_many(
+        self, texts: Sequence[str], *, system: str | None = None, **options: Unpack[Options]
+    ) -> list[str]:
+        """`generate` of each text, over several connections at a time."""
+        settings = self.settings(options)
+        talks = [conversation(text, None, system) for text in texts]
+        return self.reply_to(talks, settings)
+
+    def chat_many(self, conversations: Sequence[History], **options: Unpack[Options]) -> list[str]:
+        """The reply to each conversation, over several connections at a time."""
+        settings = self.settings(options)
+        return self.reply_to([as_messages(turns) for turns in conversations], settings)
+
+    def reply_to(
+        self, talks: Sequence[Sequence[Message]], settings: dict[str, object]
+    ) -> list[str]:
+        """The replies to conversations, in their order."""
+        with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
+            return list(
+                pool.map(
+                    lambda talk: "".join(RemoteReply(self.client, self.name, talk, settings)), talks
+                )
+            )
+
+    def complete(self, text: str, **options: Unpack[Options]) -> str:
+        """What follows the text, without any chat format, where the service offers that."""
+        settings = self.settings(options)
+        if "max_completion_tokens" in settings:
+            settings["max_tokens"] = settings.pop("max_completion_tokens")
+        with one_sentence(self.client, self.name):
+            answer = self.client.completions.create(  # type: ignore[call-overload]
+                model=self.name, prompt=checked(text), **settings
+            )
+        return str(answer.choices[0].text)
+
+    def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
+        """A vector for each text, where the service offers that."""
+        given = [texts] if isinstance(texts, str) else list(texts)
+        if not given:
+            raise ValueError("texts is empty; give at least one text")
+        with one_sentence(self.client, self.name):
+            answer = self.client.embeddings.create(model=self.name, input=given)
+        return [row.embedding for row in answer.data]
 
     def settings(self, options: Options) -> dict[str, object]:
         """Options in the service's words; one that the protocol lacks is refused."""

@@ -43,7 +43,7 @@ class Counters:
         wording: str = "quote",
     ) -> T:
         """What the work with a base's service comes to."""
-        name = base or await asyncio.to_thread(first_base)
+        name = base if base is not None else await asyncio.to_thread(first_base)
         key = (name, served.name, wording)
         counter = self.open.setdefault(
             key, Counter(thread=ThreadPoolExecutor(1, thread_name_prefix="chatglm-support"))
