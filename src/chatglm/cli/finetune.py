@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from chatglm.cli.console import note, say
 from chatglm.cli.finetune_flags import add_flags, settings_of
+from chatglm.cli.options import INVALID_INPUT, CommandError
 
 if TYPE_CHECKING:
     from chatglm.training.finetune import Tuning
@@ -75,9 +76,14 @@ def tune(config: TuneConfig, *, resume: bool = False, dry_run: bool = False) -> 
 
 def prepared(config: TuneConfig, *, resume: bool) -> Tuning:
     """The run, with a warning where the general loss rises."""
+    from chatglm.data.kinds import BadRecord
     from chatglm.training.finetune import prepare_run
+    from chatglm.training.log import read_metrics
 
+    metrics = Path(config.output_dir) / "metrics.jsonl"
     first: dict[str, float] = {}
+    if resume and metrics.is_file():
+        first |= next(iter(read_metrics(metrics)), {})
 
     def warn_of_drift(row: dict[str, float]) -> None:
         loss = row.get("general_loss")
@@ -100,11 +106,14 @@ def prepared(config: TuneConfig, *, resume: bool) -> Tuning:
                 )
             )
 
-    if config.objective == "grpo":
-        from chatglm.cli.rollout import prepare_grpo
+    try:
+        if config.objective == "grpo":
+            from chatglm.cli.rollout import prepare_grpo
 
-        return prepare_grpo(config, resume=resume, notice=warn_of_drift)
-    return prepare_run(config, resume=resume, notice=warn_of_drift)
+            return prepare_grpo(config, resume=resume, notice=warn_of_drift)
+        return prepare_run(config, resume=resume, notice=warn_of_drift)
+    except BadRecord as error:
+        raise CommandError(str(error), INVALID_INPUT) from error
 
 
 def tell(run: Tuning, line: str) -> None:

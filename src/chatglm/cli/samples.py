@@ -51,7 +51,8 @@ def ask(run: Tuning) -> list[Sample]:
                 before, temperature=0.0, max_new_tokens=_MOST_TOKENS, repetition_penalty=1.0
             )
             reply = "".join(stream)
-        except ValueError as error:  # a question that leaves no room for a reply
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            # A question that leaves no room, or scores that are no numbers: the run says more.
             print(error, file=sys.stderr)
             continue
         found.append(Sample(before[-1].content, reply, wanted))

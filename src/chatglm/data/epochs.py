@@ -76,7 +76,7 @@ class Epochs:
             rng = np.random.default_rng((self.seed, epoch))
             order = rng.permutation(np.concatenate([self.drawn(s, epoch) for s in self.shares]))
             if self.length is not None:
-                rows = self.packed(order.tolist(), self.length)
+                rows = self.packed(order.tolist(), self.length, rng)
             else:
                 rows = [[i] for i in (self.grouped(order, rng) if self.by_length else order)]
             cut = [rows[i : i + self.rows] for i in range(0, len(rows), self.rows)]
@@ -87,6 +87,8 @@ class Epochs:
 
     def drawn(self, share: Share, epoch: int) -> np.ndarray:
         """Items of a source in an epoch: a stretch of its endless passes, each in its own order."""
+        if not share.count or not share.take:
+            return np.empty(0, np.int64)
         first = epoch * share.take
         passes = range(first // share.count, -(-(first + share.take) // share.count))
         orders = [
@@ -94,8 +96,6 @@ class Epochs:
             for number in passes
         ]
         skip = first - passes.start * share.count
-        if not orders:
-            return np.empty(0, np.int64)
         return share.start + np.concatenate(orders)[skip : skip + share.take]
 
     def size(self, item: int) -> int:
@@ -111,7 +111,7 @@ class Epochs:
             found += sorted(part, key=self.size, reverse=True)
         return found
 
-    def packed(self, order: list[int], length: int) -> list[list[int]]:
+    def packed(self, order: list[int], length: int, rng: np.random.Generator) -> list[list[int]]:
         """Rows of at most `length` tokens; each example goes where the least room is left over."""
         rows: list[list[int]] = []
         room: list[int] = []
@@ -129,9 +129,7 @@ class Epochs:
                     room.append(length)
                 rows[row].append(item)
                 room[row] -= size
-        return [
-            rows[i] for i in np.random.default_rng((self.seed, len(rows))).permutation(len(rows))
-        ]
+        return [rows[i] for i in rng.permutation(len(rows))]
 
     def next(self) -> list[list[int]]:
         """The rows of the next batch."""

@@ -14,7 +14,7 @@ import numpy as np
 from chatglm.data.chat import examples_of, pair_of
 from chatglm.data.example import NO_LOSS, Example
 from chatglm.data.hub import hub_records, is_hub_name
-from chatglm.data.kinds import NAMES, Columns, Record
+from chatglm.data.kinds import NAMES, BadRecord, Columns, Record
 from chatglm.data.pack import cut
 from chatglm.data.records import Bad, find_files, read_records
 from chatglm.tokenizer import Tokenizer
@@ -114,7 +114,7 @@ def collect(
             items, num_cut = items_of(record, tokenizer, cutoff, truncate, wants_pairs)
         except ValueError as error:
             if bad is None:
-                raise ValueError(f"{record.where}: {error}") from error
+                raise BadRecord(f"{record.where}: {error}") from error
             bad(f"{record.where}: {error}")
             continue
         found.kinds[record.kind] += 1
@@ -126,7 +126,7 @@ def collect(
             found.labels += [record.label] * len(items)
     if not found.items:
         why = f": {found.bad[0]}" if found.bad else ""
-        raise ValueError(f"{spec.path} holds no example that can be learnt{why}")
+        raise BadRecord(f"{spec.path} holds no example that can be learnt{why}")
     return found
 
 

@@ -9,6 +9,11 @@ from typing import Literal
 
 from chatglm.messages import Message, Role, Tool, ToolCall, read_tool, text_of
 
+
+class BadRecord(ValueError):
+    """A record that cannot be used: its file, line and reason."""
+
+
 Kind = Literal[
     "text", "messages", "conversations", "sharegpt", "alpaca", "columns", "preference", "labelled"
 ]
@@ -109,10 +114,10 @@ def columns_of(row: Row) -> Columns | None:
 def as_record(data: object, where: str, columns: Columns | None = None) -> Record:
     """A record from one object of a file; a ValueError says where it is and what is wrong."""
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where}: expected an object, got {type(data).__name__}")
+        raise BadRecord(f"{where}: expected an object, got {type(data).__name__}")
     kind = kind_of(data, columns)
     if kind is None:
-        raise ValueError(
+        raise BadRecord(
             f"{where}: 'text' and 'messages' are missing; found {', '.join(map(str, data)) or '{}'}"
             f"; expected {_EXPECTED}"
         )
@@ -121,7 +126,7 @@ def as_record(data: object, where: str, columns: Columns | None = None) -> Recor
             return replace(read_columns(data, columns or columns_of(data)), where=where)
         return replace(_READERS[kind](data), where=where)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise BadRecord(f"{where}: {error}") from error
 
 
 def words(row: Row, key: str, *, needed: bool = True) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from chatglm.data.kinds import Columns, Record, as_record
+from chatglm.data.kinds import BadRecord, Columns, Record, as_record
 from chatglm.errors import missing_extra
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
@@ -110,10 +110,10 @@ def read_items(path: Path, bad: Bad | None) -> Iterator[tuple[str, object]]:
             else:
                 yield from read_table(file, path, "\t" if kind == ".tsv" else ",")
     except (gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{path} is damaged or cut off ({error})") from error
+        raise BadRecord(f"{path} is damaged or cut off ({error})") from error
     except Exception as error:
         if type(error).__name__ == "ZstdError":
-            raise ValueError(f"{path} is damaged or cut off ({error})") from error
+            raise BadRecord(f"{path} is damaged or cut off ({error})") from error
         raise
 
 
@@ -122,7 +122,7 @@ def decoded(data: bytes, path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 at byte {error.start}; convert it") from error
+        raise BadRecord(f"{path} is not UTF-8 at byte {error.start}; convert it") from error
 
 
 def read_lines(file: BinaryIO, path: Path, bad: Bad | None) -> Iterator[tuple[str, object]]:
@@ -133,7 +133,7 @@ def read_lines(file: BinaryIO, path: Path, bad: Bad | None) -> Iterator[tuple[st
         where = f"{path} line {number}"
         try:
             if len(line) == MOST_BYTES:
-                raise ValueError(f"{path} line {number} is longer than {MOST_BYTES >> 20} MiB")
+                raise BadRecord(f"{path} line {number} is longer than {MOST_BYTES >> 20} MiB")
             if not line.strip():
                 continue
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -151,7 +151,7 @@ def read_lines(file: BinaryIO, path: Path, bad: Bad | None) -> Iterator[tuple[st
 def refuse(sentence: str, bad: Bad | None) -> None:
     """Hand a bad record's sentence on, or raise it."""
     if bad is None:
-        raise ValueError(sentence)
+        raise BadRecord(sentence)
     bad(sentence)
 
 
@@ -160,7 +160,7 @@ def parsed(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
+        raise BadRecord(f"{where}: not JSON ({error})") from error
 
 
 def read_json(text: str, path: Path, bad: Bad | None) -> Iterator[tuple[str, object]]:
@@ -188,7 +188,7 @@ def read_json(text: str, path: Path, bad: Bad | None) -> Iterator[tuple[str, obj
         try:
             item, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} line {line}: not JSON ({error})") from error
+            raise BadRecord(f"{path} line {line}: not JSON ({error})") from error
         yield f"{path} line {line}", item
 
 
@@ -201,12 +201,12 @@ def read_table(file: BinaryIO, path: Path, delimiter: str) -> Iterator[tuple[str
         for row in rows:
             where = f"{path} line {rows.line_num}"
             if None in row:
-                raise ValueError(f"{where}: more fields than the header has columns")
+                raise BadRecord(f"{where}: more fields than the header has columns")
             yield where, {key: value for key, value in row.items() if value is not None}
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 at byte {error.start}; convert it") from error
+        raise BadRecord(f"{path} is not UTF-8 at byte {error.start}; convert it") from error
     except csv.Error as error:
-        raise ValueError(f"{path} line {rows.line_num}: {error}") from error
+        raise BadRecord(f"{path} line {rows.line_num}: {error}") from error
     finally:
         text.detach()
 
@@ -226,7 +226,7 @@ def read_parquet(file: BinaryIO, path: Path) -> Iterator[tuple[str, object]]:
                 number += 1
                 yield f"{path} row {number}", drop_missing(row)
     except arrow.ArrowException as error:
-        raise ValueError(f"{path} is damaged or cut off ({error})") from error
+        raise BadRecord(f"{path} is damaged or cut off ({error})") from error
 
 
 def drop_missing(value: object) -> object:

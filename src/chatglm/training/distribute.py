@@ -20,6 +20,8 @@ def distribute(model: Network, config: LoopConfig, group: Group) -> None:
     if config.shard:
         if group.size == 1:
             raise ValueError("shard needs several processes; start them by torchrun")
+        if config.optim.kind == "muon":
+            raise ValueError("muon orthogonalizes whole matrices; with shard, set optim.kind=adamw")
         from chatglm.parallel.shard import shard
 
         shard(model, group)

@@ -160,6 +160,7 @@ def prepare_run(
     loaded = load_base(config)
     if loaded.tokenizer is None:
         raise ValueError(f"{loaded.base} has no tokenizer files; add them to train on text")
+    check_base(loaded)
     network = put_on(loaded, config)
     if config.objective == "reward":
         network = RewardNet(network)  # type: ignore[assignment]
@@ -253,6 +254,20 @@ def targets_in(batch: Batch) -> int:
 def rows_in(batch: Batch) -> int:
     """Replies."""
     return len(batch.tokens)
+
+
+def check_base(loaded: Loaded) -> None:
+    """A ValueError where what is trained could not be saved, or would not be the whole model."""
+    if loaded.format.startswith("gguf"):
+        raise ValueError(
+            f"{loaded.base} is a GGUF file, whose names no adapter is made for; tune the published "
+            "files and export the result"
+        )
+    if loaded.prefix is not None:
+        raise ValueError(
+            f"{loaded.directory} has a learned prefix, which would be left out; give its base as "
+            "--model"
+        )
 
 
 def load_base(config: TuneConfig) -> Loaded:
