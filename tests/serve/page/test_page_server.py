@@ -115,8 +115,23 @@ def test_an_answer_that_was_cut_at_the_limit_says_so(page: Page) -> None:
     assert "长度上限" in finished(page).locator(".note").inner_text()
 
 
-def test_a_prompt_that_does_not_fit_is_refused_in_words(reader: Callable[..., Reader]) -> None:
+def test_a_conversation_that_has_become_too_long_can_go_on(
+    reader: Callable[..., Reader],
+) -> None:
     page = reader().open()
-    ask(page, "很长的话" * 2000)
-    note = finished(page, "failed").locator(".note").inner_text()
-    assert "1024" in note.replace(",", "")
+    reply_with(page, "很长的回答。" * 900)
+    ask(page, "第一个问题")
+    finished(page)
+    page.unroute_all()
+    ask(page, "第二个问题")
+    note = finished(page, "failed", 2).locator(".note")
+    assert "1024" in note.inner_text().replace(",", "")
+    sent = []
+    page.on("request", lambda r: r.url.endswith("completions") and sent.append(r.post_data_json))
+    note.get_by_role("button", name="不带前文重试").click()
+    reply = finished(page, "done", 2)
+    assert "没有带上更早的对话" in reply.locator(".note").inner_text()
+    ask(page, "第三个问题")
+    finished(page, "done", 3)
+    asked = [[m["content"] for m in body["messages"] if m["role"] == "user"] for body in sent]
+    assert asked == [["第二个问题"], ["第二个问题", "第三个问题"]]
