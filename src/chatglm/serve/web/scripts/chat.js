@@ -138,8 +138,8 @@ export class Chat {
     };
   }
 
-  async reply(parent) {
-    const message = this.message("assistant", parent, { state: "streaming", model: models.chosen });
+  async reply(parent, forgets = false) {
+    const message = this.message("assistant", parent, { state: "streaming", model: models.chosen, forgets });
     const { conversation } = this;
     this.tree.add(message);
     this.leaf = message.id;
@@ -149,7 +149,7 @@ export class Chat {
       message,
       request: {
         model: message.model,
-        messages: asMessages(conversation.system, this.tree.path(parent)),
+        messages: asMessages(conversation.system, [...this.tree.path(parent), { forgets }]),
         options: sampling(),
       },
       onUpdate: () => {
@@ -179,7 +179,12 @@ export class Chat {
 
   /** Asks again; the earlier answer stays as a version. */
   async retry(message) {
-    if (!this.running) await this.reply(message.parent);
+    if (!this.running) await this.reply(message.parent, message.forgets);
+  }
+
+  /** Asks again with the question alone, where the conversation has become too long for the model. */
+  async forget(message) {
+    if (!this.running) await this.reply(message.parent, true);
   }
 
   async edit(message, text) {

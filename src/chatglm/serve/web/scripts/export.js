@@ -56,6 +56,7 @@ function readMessage(message, conversation, ids) {
     model: text(message.model),
     state: message.state === "done" || message.role === "user" ? "done" : "stopped",
     finish: text(message.finish) || undefined,
+    forgets: message.forgets === true,
     created: number(message.created),
     saved: number(message.saved),
   };

@@ -7,12 +7,14 @@ import { renderInto } from "./markdown/render.js";
 const NOTES = {
   stopped: "note_stopped",
   interrupted: "note_interrupted",
+  forgets: "note_forgets",
   length: "note_length",
   content_filter: "note_filter",
 };
 const ERRORS = { lost: "error_lost", key: "error_key", busy: "error_busy", missing: "error_missing" };
 
-/** A message's element. `actions`: retry(message), edit(message, text), turn(message, step). */
+/** A message's element. `actions`: retry(message), forget(message), edit(message, text),
+ * turn(message, step). */
 export class MessageView {
   constructor(message, actions) {
     this.actions = actions;
@@ -67,15 +69,19 @@ export class MessageView {
     const { message, state } = this;
     const error = state === "failed" ? message.error ?? { kind: "failed" } : null;
     const finish = message.finish === "length" || message.finish === "content_filter" ? message.finish : "";
-    const key = NOTES[state] ?? NOTES[finish];
-    this.note.hidden = !error && !key;
+    const keys = [state, finish, message.forgets ? "forgets" : ""].map((name) => NOTES[name]).filter(Boolean);
+    this.note.hidden = !error && !keys.length;
     this.note.classList.toggle("error", Boolean(error) || state === "interrupted");
     if (this.note.hidden) return;
     const text = error
       ? `${t(ERRORS[error.kind] ?? "error_failed")}${error.text ? ` ${error.text}` : ""}`
-      : t(key);
+      : keys.map((key) => t(key)).join(" ");
     this.note.replaceChildren(h("span", {}, text));
-    if (error || state === "interrupted") {
+    if (error?.code === "context_length_exceeded" && !message.forgets) {
+      this.note.append(h("button", {
+        type: "button", class: "pill", t: "forget", on: { click: () => this.actions.forget(this.message) },
+      }));
+    } else if (error || state === "interrupted") {
       this.note.append(h("button", {
         type: "button",
         class: "pill retry-now",

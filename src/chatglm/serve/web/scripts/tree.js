@@ -44,9 +44,11 @@ export class Tree {
   }
 }
 
-/** What the service is asked for the reply that follows a path. */
+/** What the service is asked for the reply that follows a path; it forgets what came before a reply
+ * that was asked for without it. */
 export function asMessages(system, path) {
-  const messages = path
+  const start = Math.max(0, path.findLastIndex((message) => message.forgets) - 1);
+  const messages = path.slice(start)
     .filter((message) => message.content)
     .map(({ role, content }) => ({ role, content }));
   return system ? [{ role: "system", content: system }, ...messages] : messages;

@@ -65,6 +65,8 @@ export const WORDS = {
   note_interrupted: ["回答没有写完：页面当时被关闭了。", "This answer was not finished: its page was closed."],
   note_length: ["到了长度上限，回答在这里截断。", "Cut off here: the length limit was reached."],
   note_filter: ["回答被内容过滤器截断。", "Cut off by the content filter."],
+  note_forgets: ["回答时没有带上更早的对话。", "Answered without what was said before."],
+  forget: ["不带前文重试", "Try without what was said before"],
   error_lost: ["连接断了，已写的部分保留在上面。", "The connection was lost. What was written is kept above."],
   error_key: ["服务需要 API 密钥。", "The service asks for an API key."],
   error_busy: ["服务正忙，请稍后重试。", "The service is busy. Try again in a moment."],
