@@ -35,6 +35,21 @@ _ALIASES = {
     "optim": "optimizer",
 }
 
+# LLaMA-Factory's flags whose values are called otherwise here: the setting and its values.
+_VALUES: dict[str, tuple[str, dict[str, str]]] = {
+    "stage": (
+        "objective",
+        {"sft": "sft", "pt": "sft", "dpo": "dpo", "kto": "kto", "rm": "reward"},
+    ),
+    "quantization_bit": ("quantize", {"4": "int4", "8": "int8"}),
+    "bf16": ("precision", {"true": "bfloat16", "True": "bfloat16", "false": "float32"}),
+}
+# And those that ask for what happens here anyway.
+_UNNEEDED = (
+    "template", "do_train", "plot_loss", "overwrite_cache", "preprocessing_num_workers",
+    "report_to", "ddp_timeout", "dataloader_num_workers",
+)  # fmt: skip
+
 
 def add(group: argparse._ArgumentGroup, name: str, text: str, **settings: object) -> None:
     """A flag `--some-name`, its hidden forms `--some_name`, and LLaMA-Factory's name."""
@@ -68,6 +83,40 @@ class Renamed(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class Translated(argparse.Action):
+    """Takes a value of LLaMA-Factory's and sets what it is called here."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Set the setting, or say which values are known."""
+        named = (option_string or "").lstrip("-")
+        dest, known = _VALUES[named]
+        if str(values) not in known:
+            parser.error(f"--{named} must be one of {', '.join(known)}, got {values!r}")
+        ours = f"--{dest.replace('_', '-')} {known[str(values)]}"
+        note(say(f"--{named} {values} is {ours} here", f"--{named} {values} 在此处为 {ours}"))
+        setattr(namespace, dest, known[str(values)])
+
+
+class Unneeded(argparse.Action):
+    """Takes a flag that nothing here depends on, and says so."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Say that it is not needed."""
+        note(say(f"{option_string} is not needed here", f"此处无需 {option_string}"))
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """All flags, in groups."""
     parser.add_argument(
@@ -85,6 +134,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_data(parser.add_argument_group(say("data", "数据")))
     add_run(parser.add_argument_group(say("run", "运行")))
     add_preference(parser.add_argument_group(say("preferences and rewards", "偏好与奖励")))
+    hidden: dict[str, object] = {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+    for name in _VALUES:
+        parser.add_argument(f"--{name}", action=Translated, **hidden)  # type: ignore[arg-type]
+    for name in _UNNEEDED:
+        parser.add_argument(f"--{name}", nargs="?", action=Unneeded, **hidden)  # type: ignore[arg-type]
 
 
 def add_what(group: argparse._ArgumentGroup) -> None:

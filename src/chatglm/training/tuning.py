@@ -150,7 +150,7 @@ def default_rate(config: TuneConfig, hidden_size: int) -> float:
         "lora": 2e-4,
         "dora": 2e-4,
         "qlora": 2e-4,
-        "ptuning": 5e-3,
+        "ptuning": 2e-2,
         "freeze": 5e-5,
         "full": 2e-5,
     }
