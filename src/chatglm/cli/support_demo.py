@@ -87,5 +87,5 @@ def open_page(port: int) -> None:
         except OSError:
             time.sleep(0.1)
             continue
-        webbrowser.open(f"http://127.0.0.1:{port}/#support")
+        webbrowser.open(f"http://127.0.0.1:{port}/#/support")
         return

@@ -41,10 +41,9 @@ def test_terms_are_words_that_a_full_text_index_takes_whole(text: str) -> None:
     assert set(distinct(text)) == set(terms(text))
 
 
-def test_synonyms_widen_a_question_once() -> None:
+def test_synonyms_of_a_question_are_the_words_it_lacks() -> None:
     groups = read_groups("邮费 运费 快递费 # 同一回事\n\n手机，电话\n")
-    widened = Synonyms(groups).widened("退货邮费谁出")
-    assert widened == "退货邮费谁出 运费 快递费"
-    assert Synonyms(groups).widened("积分") == "积分"
+    assert Synonyms(groups).others("退货邮费谁出") == "运费 快递费"
+    assert Synonyms(groups).others("积分") == ""
     with pytest.raises(ValueError, match="stands alone"):
         read_groups("运费")

@@ -18,7 +18,7 @@ from chatglm.apps.knowledge.home import location_of
 from chatglm.apps.knowledge.records import EVERYTHING, Chunk, Document, Filter, Hit, Passage
 from chatglm.apps.knowledge.search import Searcher, Way
 from chatglm.apps.knowledge.store import SqlStore, open_store
-from chatglm.apps.knowledge.synonyms import Synonyms
+from chatglm.apps.knowledge.synonyms import Synonyms, packaged
 from chatglm.apps.knowledge.vectors import (
     Embedder,
     Embeds,
@@ -228,11 +228,11 @@ class KnowledgeBase:
         self, question: str, k: int = 5, *, way: Way = "joined", only: Filter = EVERYTHING
     ) -> list[Hit]:
         """The best k chunks, best first; scores between 0 and 1 within each way."""
-        return self.searcher.search(self.synonyms.widened(question), k, way=way, only=only)
+        return self.searcher.search(question, k, way=way, only=only)
 
     def certainty(self, question: str, hits: Sequence[Hit]) -> float:
         """The chance, 0 to 1, that the first hit answers the question."""
-        return certainty(self.searcher, self.synonyms.widened(question), hits)
+        return certainty(self.searcher, question, hits)
 
     @property
     def threshold(self) -> float:
@@ -252,20 +252,16 @@ class KnowledgeBase:
 
     # Parts
 
-    @cached_property
-    def synonyms(self) -> Synonyms:
-        """Words that the operator says mean the same."""
-        return Synonyms(cast("list[list[str]]", self.store.setting("synonyms") or []))
-
     def use_synonyms(self, groups: Sequence[Sequence[str]]) -> None:
-        """Keep groups of words that mean the same."""
+        """Keep groups of words that mean the same here, beside the packaged ones."""
         self.store.set("synonyms", [list(group) for group in groups])
-        self.__dict__.pop("synonyms", None)
+        self.__dict__.pop("searcher", None)
 
     @cached_property
     def searcher(self) -> Searcher:
         """Search over the store."""
-        return Searcher(self.store, self.embedder)
+        own = cast("list[list[str]]", self.store.setting("synonyms") or [])
+        return Searcher(self.store, self.embedder, Synonyms([*packaged(), *own]))
 
     @cached_property
     def embedder(self) -> Embedder | None:

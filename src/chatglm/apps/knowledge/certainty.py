@@ -26,10 +26,10 @@ _CHINESE = (
 )
 _ENGLISH = "how what when where why which can do does is are the a to my i"
 QUESTION_WORDS = frozenset(f"{_CHINESE} {_ENGLISH}".split())
-WEIGHTS = (3.93, 0.76, 3.72, 2.5, 1.99)
-BIAS = -4.66
-DEFAULT_THRESHOLD = 0.33
-LOWEST, HIGHEST = 0.3, 0.6
+WEIGHTS = (3.12, 1.23, 4.23, 4.3, 0.8)
+BIAS = -4.79
+DEFAULT_THRESHOLD = 0.4
+LOWEST, HIGHEST = 0.35, 0.6
 NUM_SAMPLES = 150
 
 
@@ -115,7 +115,7 @@ class Calibration:
 
 
 def calibrate(searcher: Searcher, chunks: Sequence[Chunk]) -> Calibration:
-    """The threshold of a base: 98 of 100 off-topic questions are refused, and three of four whose
+    """The threshold of a base: 98 of 100 off-topic questions are refused, and four of five whose
     entry is taken away.
     """
     entries = [chunk for chunk in chunks if chunk.questions]
@@ -134,7 +134,7 @@ def calibrate(searcher: Searcher, chunks: Sequence[Chunk]) -> Calibration:
         if len(chunk.questions) > 1:
             score, found = tried(searcher, wording, Omit(chunk=chunk.id, wording=wording))
             (right if found and found.id == chunk.id else wrong).append(score)
-    bounds = [quantile(off_topic, 0.98), quantile(without, 0.75)]
+    bounds = [quantile(off_topic, 0.98), quantile(without, 0.8)]
     threshold = min(max(*bounds, LOWEST), HIGHEST) if without else max(bounds[0], DEFAULT_THRESHOLD)
     known = len(right) + len(wrong)
     return Calibration(

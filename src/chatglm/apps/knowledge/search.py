@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from chatglm.apps.knowledge.records import EVERYTHING, Chunk, Filter, Hit, Scored, Store
 from chatglm.apps.knowledge.store import K1, B
+from chatglm.apps.knowledge.synonyms import Synonyms
 from chatglm.apps.knowledge.vectors import Embedder, passage_vectors
 from chatglm.apps.knowledge.words import distinct, terms
 
@@ -21,6 +22,7 @@ NUM_CANDIDATES = 50
 RANK_OFFSET = 5
 SHARES = {"lexical": 1.0, "vector": 0.7}
 SCORES = {"lexical": 0.3, "vector": 0.15}
+SYNONYM = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,14 @@ class Omit:
 class Searcher:
     """Search over a store. embedder: None leaves the terms alone."""
 
-    def __init__(self, store: Store, embedder: Embedder | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        embedder: Embedder | None = None,
+        synonyms: Synonyms | None = None,
+    ) -> None:
         self.store, self.embedder = store, embedder
+        self.synonyms = synonyms or Synonyms()
 
     def search(
         self,
@@ -91,15 +99,18 @@ class Searcher:
         1 is what a chunk would have that holds every term of the question over and over.
         """
         wanted = distinct(question)
-        found = self.store.lexical(wanted, k, only)
+        others = [t for t in distinct(self.synonyms.others(question)) if t not in wanted]
+        found = self.store.lexical([*wanted, *others], k, only)
         weights = self.weights(wanted, omit) if found else {}
         most = sum(weights.values()) * (K1 + 1)
+        for term, weight in self.weights(others, omit).items() if found else ():
+            weights[term] = SYNONYM * weight
         mean = self.store.mean_length()
         scored = []
         for chunk in self.store.chunks([number for number, _ in found]):
             seen = omit.applied(chunk) if omit else chunk
             if seen is not None and (score := bm25(seen, weights, mean)):
-                scored.append((chunk.id, score / most))
+                scored.append((chunk.id, min(score / most, 1.0)))
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
 
     def by_vector(

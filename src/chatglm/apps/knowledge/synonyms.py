@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
 
 from chatglm.apps.knowledge.words import normalized
 
 
 class Synonyms:
-    """Groups of words: a question with one of them is searched with all."""
+    """Groups of words: a question with one of them is searched with the others too, at a part of
+    their weight.
+    """
 
-    def __init__(self, groups: Sequence[Sequence[str]]) -> None:
+    def __init__(self, groups: Sequence[Sequence[str]] = ()) -> None:
         self.groups = [[normalized(word) for word in group] for group in groups]
 
-    def widened(self, question: str) -> str:
-        """The question, followed by the other words of each group that it has a word of."""
+    def others(self, question: str) -> str:
+        """The other words of each group that the question has a word of."""
         text = normalized(question)
-        more = [
+        return " ".join(
             word
             for group in self.groups
             if any(known in text for known in group)
             for word in group
             if word not in text
-        ]
-        return " ".join([question, *more]) if more else question
+        )
+
+
+@cache
+def packaged() -> tuple[tuple[str, ...], ...]:
+    """What customers say in several ways everywhere: 运费 and 邮费, 账号 and 账户."""
+    text = (files("chatglm") / "assets" / "support" / "synonyms.txt").read_text("utf-8")
+    return tuple(tuple(group) for group in read_groups(text))
 
 
 def read_groups(text: str) -> list[list[str]]:
