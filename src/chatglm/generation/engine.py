@@ -76,9 +76,19 @@ class Engine:
         if self.runner.refresh():
             self.scheduler.pool.forget_all()
 
+    def add_adapter(self, name: str, model: Transformer) -> None:
+        """Let requests name an adapter: `model` is the base, over the same weights, with it on."""
+        self.runner.add_adapter(name, model)
+        self.scheduler.pool.forget_all()
+
     def add(self, prompt: Prompt, sampling: Sampling) -> int:
         """Queue a request and return its id; everything that can be wrong with it is said here."""
         check(prompt, sampling, self.config.vocab_size, self.config.max_length)
+        if sampling.adapter is not None and sampling.adapter not in self.runner.adapters:
+            raise ValueError(
+                f"there is no adapter {sampling.adapter!r}; "
+                f"known are: {', '.join(self.runner.adapters) or 'none'}"
+            )
         length = len(prompt.tokens)
         room = self.config.max_length - length
         limit = room if sampling.max_new_tokens is None else min(room, sampling.max_new_tokens)
@@ -92,7 +102,7 @@ class Engine:
             sampling=sampling,
             stop_ids=stop_ids,
             limit=limit,
-            root=root_key(sampling.cache_salt) if self.prefix_cache else None,
+            root=root_key(sampling.cache_salt, sampling.adapter) if self.prefix_cache else None,
             num_open=sampling.n,
         )
         if sampling.num_beams > 1 and limit:
@@ -164,8 +174,8 @@ class Engine:
         if running:
             try:
                 outputs += self.decode(running)
-            except (MemoryError, RuntimeError) as error:
-                outputs += self.replies.fail([branch.request for branch in running], error)
+            except (MemoryError, RuntimeError):
+                outputs += self.decode_apart(running)
         self.scheduler.admit()
         budget = self.max_num_batched_tokens
         for i in list(self.scheduler.running):
@@ -291,6 +301,7 @@ class Engine:
                     blocks=self.scheduler.running[branch.id].blocks,
                     start=branch.num_read,
                     tokens=part,
+                    adapter=branch.request.sampling.adapter,
                 )
                 for branch, part in zip(branches, tokens, strict=True)
             ]
@@ -323,6 +334,20 @@ class Engine:
             self.keep(branch)
         outputs = self.replies.choose(running, self.runner.logits(hidden))
         self.num_steps += 1
+        return outputs
+
+    def decode_apart(self, running: list[Branch]) -> list[Output]:
+        """`decode` of one branch after the other, where all together failed: whose token cannot be
+        read ends with the error, the others go on.
+        """
+        outputs: list[Output] = []
+        for branch in running:
+            if branch.id not in self.replies.branches:  # another of its request has failed
+                continue
+            try:
+                outputs += self.decode([branch])
+            except (MemoryError, RuntimeError) as error:
+                outputs += self.replies.fail([branch.request], error)
         return outputs
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[Output]:
