@@ -45,7 +45,7 @@ def test_the_sample_runs_as_it_stands(environment: None) -> None:
 
 def test_without_a_key_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(ValueError, match="OPENAI_API_KEY is not set; .*from_pretrained\\(\\)"):
+    with pytest.raises(ValueError, match=r"OPENAI_API_KEY is not set; .*from_pretrained\(\)"):
         ChatGLM.from_pretrained("openai/ChatGPT")
 
 
