@@ -65,9 +65,10 @@ def read_published(
     layout = Layout()
     if format == "chatglm":
         layout = Layout(
-            sop=whole(table, "bos_token_id", 130004, least=0),
-            gmask=whole(table, "gmask_token_id", 130001, least=0),
-            mask=whole(table, "mask_token_id", 130000, least=0),
+            sop=(sop := whole(table, "bos_token_id", 130004, least=0)),
+            # The first config.json files do not name them; they stand before <sop>.
+            gmask=whole(table, "gmask_token_id", max(sop - 3, 0), least=0),
+            mask=whole(table, "mask_token_id", max(sop - 4, 0), least=0),
         )
     return Published(
         format=format,

@@ -5,6 +5,7 @@ accounted for.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,8 +71,8 @@ def fill(
     device: torch.device,
     quantize: str | None,
 ) -> tuple[Transformer, dict[str, torch.dtype]]:
-    """The network with the files' tensors in it, and the dtype that each had; the peak is one
-    tensor more.
+    """The network with the files' tensors in it, and the dtype that each of those had; the peak is
+    one tensor more.
     """
     model = build(config)
     quantize_in_place(model, files, format, config, name_prefix)
@@ -84,7 +85,7 @@ def fill(
     dtypes: dict[str, torch.dtype] = {}
     for entry in plan:
         read = [files.read(name) for name in entry.theirs]
-        dtypes[entry.ours] = read[0].dtype
+        dtypes |= {name: part.dtype for name, part in zip(entry.theirs, read, strict=True)}
         if empty[entry.ours].is_floating_point() and not read[0].is_floating_point():
             raise CheckpointError(
                 f"{files.homes[entry.theirs[0]]}: {entry.theirs[0]} is {read[0].dtype}, expected "
@@ -133,13 +134,17 @@ def choose_dtype(
     device: torch.device,
     quantize: str | None,
 ) -> torch.dtype | None:
-    """The dtype of floating-point tensors; None keeps the files'."""
+    """The dtype of floating-point tensors; None keeps the files', which is one for all then."""
     if dtype != "auto":
         return DTYPES[dtype]
-    if device.type != "cpu":
-        return None
     needed = [name for entry in plan for name in entry.theirs]
-    return torch.float32 if is_small(files, needed) else None
+    if device.type == "cpu" and is_small(files, needed):
+        return torch.float32
+    counts: Counter[torch.dtype] = Counter()
+    for name in needed:
+        if (found := files.dtype(name)).is_floating_point:
+            counts[found] += size_of(files.shape(name))
+    return counts.most_common(1)[0][0] if len(counts) > 1 else None
 
 
 def is_small(files: Tensors, names: Iterable[str] | None = None) -> bool:

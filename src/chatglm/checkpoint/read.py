@@ -66,6 +66,9 @@ class Tensors(Protocol):
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Dtype that `read` gives, without reading."""
+
     def read(self, name: str) -> Tensor:
         """A tensor in memory of its own."""
 
@@ -99,6 +102,13 @@ class TensorFiles:
         if home.suffix == ".bin":
             return tuple(self.bin(home, name).tensors[name].shape)
         return self.place(home, name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Dtype of a tensor, without reading it."""
+        home = self.homes[name]
+        if home.suffix == ".bin":
+            return self.bin(home, name).tensors[name].dtype
+        return self.place(home, name).dtype
 
     def read(self, name: str) -> Tensor:
         """A tensor in memory of its own."""

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from chatglm.checkpoint.configs import Format
-from chatglm.checkpoint.fill import DTYPES
+from chatglm.checkpoint.fill import DTYPES, with_prefix
 from chatglm.checkpoint.gguf.header import is_gguf, read_header
 from chatglm.checkpoint.load import Loaded
+from chatglm.checkpoint.names import entry_of
 from chatglm.checkpoint.parts import (
     Place,
     places_of,
@@ -301,5 +302,6 @@ def tensor_dtype(loaded: Loaded, ours: str, dtype: str | None) -> torch.dtype:
         plain = {0: torch.float32, 1: torch.float16}
         kind = read_header(loaded.base).metadata.get("general.file_type")
         return plain.get(kind, torch.bfloat16) if isinstance(kind, int) else torch.bfloat16
-    own = loaded.dtypes.get(ours, torch.bfloat16)
+    entry = with_prefix(entry_of(loaded.format, ours), loaded.name_prefix)
+    own = loaded.dtypes.get(entry.theirs[0], torch.bfloat16)
     return own if own.is_floating_point else torch.float16

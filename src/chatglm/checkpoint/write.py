@@ -101,7 +101,7 @@ def write_shards(loaded: Loaded, target: Path) -> None:
     shards: dict[str, list[str]] = {}
     for name, home in files.homes.items():
         shards.setdefault(home.name, []).append(name)
-    ours: dict[str, Callable[[], Tensor]] = dict(their_tensors(loaded))
+    ours: dict[str, Callable[[], Tensor]] = dict(their_tensors(loaded, files))
     if loaded.directory != loaded.base:  # a learned prefix goes into the last shard
         learned = TensorFiles(loaded.directory)
         ours |= {name: partial(learned.read, name) for name in learned}
@@ -124,25 +124,34 @@ def write_shards(loaded: Loaded, target: Path) -> None:
         (target / INDEX[0]).write_text(json.dumps(index, indent=2), "utf-8")
 
 
-def their_tensors(loaded: Loaded) -> Iterator[tuple[str, Lazy]]:
+def their_tensors(loaded: Loaded, files: TensorFiles) -> Iterator[tuple[str, Lazy]]:
     """The file's tensors of the network by name, each made when it is asked for."""
-    for ours, tensor in loaded.model.state_dict().items():
+    for ours in loaded.model.state_dict():
         entry = with_prefix(entry_of(loaded.format, ours), loaded.name_prefix)
-        dtype = loaded.dtypes.get(ours, tensor.dtype)
         for index, name in enumerate(entry.theirs):
-            yield name, Lazy(loaded, ours, index, dtype)
+            yield name, Lazy(loaded, files, ours, index, name)
 
 
 class Lazy:
     """One tensor of the file, made from the network's parameter when called."""
 
-    def __init__(self, loaded: Loaded, ours: str, index: int, dtype: torch.dtype) -> None:
-        self.loaded, self.ours, self.index, self.dtype = loaded, ours, index, dtype
+    def __init__(
+        self, loaded: Loaded, files: TensorFiles, ours: str, index: int, name: str
+    ) -> None:
+        self.loaded, self.files = loaded, files
+        self.ours, self.index, self.name = ours, index, name
 
     def __call__(self) -> Tensor:
-        tensor = self.loaded.model.state_dict()[self.ours].detach().to("cpu", self.dtype)
+        tensor = self.loaded.model.state_dict()[self.ours].detach().cpu()
         transform = entry_of(self.loaded.format, self.ours).transform
-        return to_theirs(transform, tensor, self.loaded.config, self.ours)[self.index].clone()
+        part = to_theirs(transform, tensor, self.loaded.config, self.ours)[self.index]
+        kept = self.loaded.dtypes.get(self.name, part.dtype)
+        if kept.itemsize > part.dtype.itemsize and self.name in self.files:
+            # Computed with in fewer bits than the file has: what nobody changed is written whole.
+            original = self.files.read(self.name)
+            if original.shape == part.shape and torch.equal(original.to(part.dtype), part):
+                return original
+        return part.to(kept, copy=True)
 
 
 def flush(path: Path) -> None:

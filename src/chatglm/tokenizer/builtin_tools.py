@@ -5,6 +5,9 @@ letter.
 
 # "GhatGLM" is how the official code spells it.
 GLM4_SYSTEM = "你是一个名为 GhatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，你的任务是针对用户的问题和要求提供适当的答复和支持。"
+# Of the first files on the hub, which put no heading between it and the tools. Given as the system
+# text, it is rendered so.
+GLM4_OLDER_SYSTEM = "你是一个名为 GLM-4 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，你的任务是针对用户的问题和要求提供适当的答复和支持。"
 GLM_0414_SYSTEM = (
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，你的任务是针对用户的问题和要求提供适当的答复和支持"
     "。"

@@ -89,8 +89,7 @@ def read_ice(path: Path, generation: str | None) -> Tokenizer:
     """ChatGLM-6B's ice_text.model, with or without the 20,000 image tokens of the first files."""
     from chatglm.tokenizer.sentencepiece import SentencePieceTokenizer
 
-    config = settings(path.parent, "tokenizer_config.json")
-    shift = config.get("num_image_tokens", 0)
+    shift = num_image_tokens(path.parent)
     if not isinstance(shift, int) or not 0 <= shift <= 100_000:
         raise ValueError(
             f"{path.parent / 'tokenizer_config.json'}: num_image_tokens must lie between 0 and "
@@ -101,6 +100,24 @@ def read_ice(path: Path, generation: str | None) -> Tokenizer:
     return SentencePieceTokenizer(
         path, generation=generation or "chatglm", special=special, shift=shift, spells_layout=True
     )
+
+
+# The official code takes this many image tokens where tokenizer_config.json names no number; a
+# checkpoint of theirs has 150,528 rows, later ones 130,528.
+_IMAGE_TOKENS, _ROWS_WITH_IMAGES = 20_000, 150_000
+
+
+def num_image_tokens(folder: Path) -> object:
+    """How many image tokens stand before the text's: by tokenizer_config.json, else by the rows
+    of the model, else as the official code has it; 0 where nothing lies beside the vocabulary.
+    """
+    said = settings(folder, "tokenizer_config.json")
+    if "num_image_tokens" in said:
+        return said["num_image_tokens"]
+    rows = settings(folder, "config.json").get("vocab_size")
+    if isinstance(rows, int):
+        return _IMAGE_TOKENS if rows >= _ROWS_WITH_IMAGES else 0
+    return _IMAGE_TOKENS if said else 0
 
 
 def read_sentencepiece(path: Path, generation: str | None) -> Tokenizer:
@@ -181,14 +198,22 @@ def added_tokens(folder: Path) -> dict[str, int]:
     }
 
 
+# RoBERTa's names of what GLM's format puts around a text and into it.
+_ROBERTA = {"[CLS]": "<s>", "<|endoftext|>": "</s>", "[MASK]": "<mask>"}
+
+
 def read_glm_gpt2(path: Path, generation: str | None) -> Tokenizer:
     """GLM 2021's English vocabularies of GPT-2 and RoBERTa."""
     from chatglm.tokenizer.bpe import read_gpt2
 
-    vocabulary = settings(path.parent, path.name)
-    ends = {name: i for name, i in vocabulary.items() if name == "<|endoftext|>"}
-    special = {name: int(str(i)) for name, i in ends.items()} | added_tokens(path.parent)
-    return read_gpt2(path, path.parent / "merges.txt", special)
+    vocabulary = {
+        name: i for name, i in settings(path.parent, path.name).items() if isinstance(i, int)
+    }
+    marks = ("<|endoftext|>", *_ROBERTA.values(), "<pad>", "<unk>")
+    special = {name: vocabulary[name] for name in marks if name in vocabulary}
+    # The format's names first, so that ids are shown under their own.
+    alias = {ours: special[name] for ours, name in _ROBERTA.items() if name in special}
+    return read_gpt2(path, path.parent / "merges.txt", alias | special | added_tokens(path.parent))
 
 
 def read_glm_bert(path: Path, generation: str | None) -> Tokenizer:
@@ -198,7 +223,8 @@ def read_glm_bert(path: Path, generation: str | None) -> Tokenizer:
     words = path.read_text("utf-8").splitlines()
     marks = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     special = {name: words.index(name) for name in marks if name in words}
-    return read_wordpiece(path, special | added_tokens(path.parent))
+    lowercase = settings(path.parent, "tokenizer_config.json").get("do_lower_case", True)
+    return read_wordpiece(path, special | added_tokens(path.parent), lowercase=bool(lowercase))
 
 
 _READERS = {

@@ -8,7 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 
 from chatglm.messages import Message, ToolCall
-from chatglm.tokenizer.builtin_tools import GLM4_SYSTEM, GLM4_TOOLS, GLM_0414_SYSTEM
+from chatglm.tokenizer.builtin_tools import (
+    GLM4_OLDER_SYSTEM,
+    GLM4_SYSTEM,
+    GLM4_TOOLS,
+    GLM_0414_SYSTEM,
+)
 from chatglm.tokenizer.template import Segment, Template, special
 
 
@@ -66,7 +71,9 @@ class RoleTemplate(Template):
         """A system turn with what its tools need."""
         if not message.tools:
             return message.content
-        parts = [message.content or self.default_system, "\n\n# 可用工具"]
+        parts = [message.content or self.default_system]
+        if message.content != GLM4_OLDER_SYSTEM:
+            parts.append("\n\n# 可用工具")
         for tool in message.tools:
             function = tool.get("function")
             if isinstance(function, dict):

@@ -46,7 +46,15 @@ class GLM2021Template(PrefixTemplate):
 
     @property
     def after_text(self) -> list[int]:
-        return self.ids_of(["<|endoftext|>"]) if "<|endoftext|>" in self.tokenizer.special else []
+        ends = [name for name in ("<|endoftext|>", "[SEP]") if name in self.tokenizer.special]
+        return self.ids_of(ends[:1])
+
+    @property
+    def document_mask(self) -> str:
+        """The blank for what follows a text: `[MASK]` in BERT's and RoBERTa's vocabularies, which
+        have no `[gMASK]`.
+        """
+        return self.gmask if self.gmask in self.tokenizer.special else "[MASK]"
 
     def segments(
         self, messages: Sequence[Message], *, thinking: bool | None, reply: bool
@@ -54,13 +62,13 @@ class GLM2021Template(PrefixTemplate):
         if self.before_text:
             yield special("[CLS]")
         yield Segment("\n".join(message.content for message in messages))
-        yield special(self.gmask)
-        if self.after_text:
-            yield special("<|endoftext|>")
+        yield special(self.document_mask)
+        for token in self.after_text:
+            yield special(self.tokenizer.special_ids[token])
         yield special(self.sop)
 
     def continuation(self, text: str) -> Prompt:
-        ids = [*self.tokenizer.encode(text), *self.ids_of([self.gmask])]
+        ids = [*self.tokenizer.encode(text), *self.ids_of([self.document_mask])]
         return self.as_prompt([*self.tokenizer.wrap(ids), *self.ids_of([self.sop])])
 
     def as_blank(self, text: str, tokens: list[int], start: list[int]) -> Prompt:

@@ -205,14 +205,20 @@ class PrefixTemplate(Template):
     is its hole.
     """
 
+    @property
+    def mask_ids(self) -> list[int]:
+        """Ids that may be a hole, those first that are preferred; some vocabularies lack some."""
+        names = (self.gmask, "[MASK]", "[sMASK]")
+        return self.ids_of(name for name in names if name in self.tokenizer.special)
+
     def as_prompt(self, tokens: Sequence[int]) -> Prompt:
         sop = self.tokenizer.special[self.sop]
         prefix = len(tokens) - 1 - list(reversed(tokens)).index(sop)
-        masks = [self.tokenizer.special[name] for name in (self.gmask, "[MASK]", "[sMASK]")]
+        masks = self.mask_ids
         hole = next((tokens.index(mask) for mask in masks if mask in tokens[:prefix]), None)
         return Prompt(tokens=tuple(tokens), prefix=prefix, hole=hole)
 
     def as_blank(self, text: str, tokens: list[int], start: list[int]) -> Prompt:
-        masks = {self.tokenizer.special[name] for name in (self.gmask, "[MASK]", "[sMASK]")}
+        masks = self.mask_ids
         hole = next(i for i, token in enumerate(tokens) if token in masks)
         return Prompt(tokens=(*tokens, *start), prefix=len(tokens), hole=hole)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from chatglm.checkpoint.gguf.blocks import from_blocks
+from chatglm.checkpoint.gguf.blocks import PLAIN, from_blocks
 from chatglm.checkpoint.gguf.header import Header, Stored, read_header
 from chatglm.errors import CheckpointError
 
@@ -50,6 +50,12 @@ class GgufFile:
         """Shape of a tensor, without reading it."""
         return self.stored(name).shape
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Dtype that `read` gives, without reading."""
+        kind = self.kind(name)
+        is_half = self.reads_halves and kind == "Q8_0"
+        return PLAIN.get(kind, torch.float16 if is_half else torch.float32)
+
     def kind(self, name: str) -> str:
         """ggml's name of a tensor's type, e.g. Q8_0."""
         from gguf import GGMLQuantizationType
@@ -79,8 +85,7 @@ class GgufFile:
                 if not step:
                     raise CheckpointError(f"{self.path} is cut off in {name}; get it again")
                 done += step
-        is_half = self.reads_halves and kind == "Q8_0"
-        return from_blocks(raw, stored.shape, kind, torch.float16 if is_half else torch.float32)
+        return from_blocks(raw, stored.shape, kind, self.dtype(name))
 
     def close(self) -> None:
         """Nothing is kept open."""
