@@ -1,11 +1,12 @@
 """The measured parts of the embedded model's card, written into it as they come.
 
     python -m benchmarks.model_card --bits bits.json --samples CORPUS/sft \\
-        --curve runs/nano-5/loss.png
+        --curves runs/nano-4/metrics.jsonl runs/nano-5/metrics.jsonl
 
 Replaces what stands between `<!-- name -->` and `<!-- /name -->` of the card: `replies` (ten fixed
 prompts, greedy), `samples` (the first conversations of every held-out file, greedy) and `bits` (the
-table of benchmarks/bits_per_character.py). A part whose option is left out stays as it is.
+table of benchmarks/bits_per_character.py); `--curves` draws loss.png from the records of runs, one
+after the other. A part whose option is left out stays as it is.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import argparse
 import io
 import json
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import zstandard
@@ -94,6 +94,31 @@ def bits(file: Path) -> str:
     return "\n".join(lines)
 
 
+def draw(files: Sequence[Path], target: Path) -> None:
+    """Draw training and validation loss of runs that followed each other."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.5), dpi=100)
+    seen = 0.0
+    for number, file in enumerate(files):
+        records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        for key, style, label in (
+            ("loss", "-", None),
+            ("validation_loss", "o-", f"{file.parent.name}, held out"),
+        ):
+            points = [(seen + r["tokens"] / 1e6, r[key]) for r in records if key in r]
+            axes.plot(*zip(*points, strict=True), style, lw=0.8, color=f"C{number}", label=label)
+        seen += records[-1]["tokens"] / 1e6
+        axes.axvline(seen, color="0.8", lw=0.8)
+    axes.set(xlabel="million tokens", ylabel="loss, nats per token")
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(target)
+
+
 def put(card: str, name: str, text: str) -> str:
     """The card with the part `name` replaced."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -107,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=Path, help="JSON of benchmarks.bits_per_character")
     parser.add_argument("--samples", type=Path, help="folder of the held-out *.test.jsonl.zst")
-    parser.add_argument("--curve", type=Path, help="loss.png of the last run")
+    parser.add_argument("--curves", type=Path, nargs="+", help="metrics.jsonl of the runs")
     arguments = parser.parse_args()
     card = CARD.read_text("utf-8")
     model = ChatGLM.from_pretrained()
@@ -117,8 +142,8 @@ def main() -> None:
         card = put(card, "samples", samples(model, arguments.samples))
     if arguments.bits is not None:
         card = put(card, "bits", bits(arguments.bits))
-    if arguments.curve is not None:
-        shutil.copyfile(arguments.curve, CARD.with_name("loss.png"))
+    if arguments.curves is not None:
+        draw(arguments.curves, CARD.with_name("loss.png"))
     CARD.write_text(card, "utf-8")
 
 
