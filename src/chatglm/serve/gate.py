@@ -156,6 +156,8 @@ class Gate:
                 ]
                 if any(k == b"content-type" and v.startswith(b"text/html") for k, v in headers):
                     headers.append((b"content-security-policy", PAGE_POLICY.encode()))
+                if record.path in self.public:  # after an update no old file may meet a new one
+                    headers.append((b"cache-control", b"no-cache"))
                 message = {**message, "headers": headers}
             await send(message)
 

@@ -100,13 +100,16 @@ def test_an_error_says_what_the_service_said(reader: Callable[..., Reader]) -> N
     page.route(
         "**/v1/chat/completions",
         lambda route: route.fulfill(
-            status=429, content_type="application/json", body=json.dumps({"error": error})
+            status=429,
+            content_type="application/json",
+            headers={"Retry-After": "5"},
+            body=json.dumps({"error": error}),
         ),
     )
     ask(page, QUESTION)
     note = finished(page, "failed").locator(".note")
     assert "服务正忙" in note.inner_text()
-    assert "the queue is full" in note.inner_text()
+    assert "the queue is full 请在 5 秒后重试。" in note.inner_text()
 
 
 def test_an_answer_that_was_cut_at_the_limit_says_so(page: Page) -> None:
@@ -135,3 +138,15 @@ def test_a_conversation_that_has_become_too_long_can_go_on(
     finished(page, "done", 3)
     asked = [[m["content"] for m in body["messages"] if m["role"] == "user"] for body in sent]
     assert asked == [["第二个问题"], ["第二个问题", "第三个问题"]]
+
+
+def test_the_browser_asks_whether_a_file_has_changed(page: Page) -> None:
+    answers = {}
+    page.on("response", lambda r: answers.update({r.url: (r.status, r.header_value)}))
+    page.reload()
+    page.wait_for_selector("body[data-ready]", state="attached")
+    files = {url: found for url, found in answers.items() if "/scripts/" in url}
+    assert len(files) > 20
+    for _, header in files.values():
+        assert header("cache-control") == "no-cache"
+    assert page.evaluate("async () => (await fetch('/')).headers.get('content-security-policy')")
