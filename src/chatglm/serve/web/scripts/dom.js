@@ -123,7 +123,7 @@ export function toast(key, action) {
     }));
   }
   document.getElementById("toasts").replaceChildren(note);
-  setTimeout(() => note.remove(), 6000);
+  setTimeout(() => note.remove(), action ? 12000 : 5000);
 }
 
 /** Saves a text as a file on the reader's side. */

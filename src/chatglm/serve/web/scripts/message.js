@@ -3,6 +3,7 @@
 import { copyButton, h, iconButton } from "./dom.js";
 import { language, t } from "./i18n.js";
 import { renderInto } from "./markdown/render.js";
+import { models } from "./models.js";
 
 const NOTES = {
   stopped: "note_stopped",
@@ -73,8 +74,9 @@ export class MessageView {
     this.note.hidden = !error && !keys.length;
     this.note.classList.toggle("error", Boolean(error) || state === "interrupted");
     if (this.note.hidden) return;
+    const wait = error?.wait ? t("error_wait", { n: error.wait }) : "";
     const text = error
-      ? `${t(ERRORS[error.kind] ?? "error_failed")}${error.text ? ` ${error.text}` : ""}`
+      ? [t(ERRORS[error.kind] ?? "error_failed"), error.text, wait].filter(Boolean).join(" ")
       : keys.map((key) => t(key)).join(" ");
     this.note.replaceChildren(h("span", {}, text));
     if (error?.code === "context_length_exceeded" && !message.forgets) {
@@ -154,10 +156,10 @@ export class MessageView {
   }
 }
 
-/** Time to the first token, tokens and tokens a second, as far as they are known. */
-export function statsText({ stats }) {
-  if (!stats) return "";
-  const parts = [];
+/** The model where there are several, time to the first token, tokens and tokens a second, as far as they are known. */
+export function statsText({ stats, model }) {
+  const parts = models.names.length > 1 && model ? [model] : [];
+  if (!stats) return parts.join("");
   if (stats.rate) parts.push(t("rate", { n: stats.rate.toFixed(stats.rate < 10 ? 1 : 0) }));
   if (stats.tokens) parts.push(t("tokens", { n: stats.tokens }));
   parts.push(t("first_token", { n: (stats.first / 1000).toFixed(2) }));

@@ -11,6 +11,8 @@ import { models } from "./models.js";
 const POLL = 3000;
 const ERRORS = { lost: "error_lost", key: "error_key", busy: "error_busy", missing: "error_missing" };
 
+const isShown = (node) => node.offsetParent !== null;
+
 function sources(citations) {
   return h("ol", { class: "sources" }, ...citations.map(({ number, title, source, place, quote }) => h("li", { value: number },
     h("details", {}, h("summary", {}, [title, place || source].filter(Boolean).join(" · ")), h("blockquote", {}, quote)))));
@@ -146,7 +148,7 @@ class Talk {
   listen() {
     clearInterval(this.listening);
     this.listening = setInterval(async () => {
-      if (!this.element.checkVisibility()) return;
+      if (!isShown(this.element)) return;
       const where = new URLSearchParams({ base: this.base.value, session: this.session, after: this.heard });
       const { data } = await getJson(`v1/support/turns?${where}`).catch(() => ({ data: [] }));
       for (const { turn, role, text } of data) {
@@ -203,7 +205,7 @@ class Desk {
     this.list = h("div", { class: "desk-list" });
     this.element = h("div", { class: "work", hidden: true }, h("div", { class: "work-inner" },
       h("h2", { t: "support_desk" }), h("p", { class: "lead", t: "desk_lead" }), this.list));
-    setInterval(() => this.element.checkVisibility() && this.refresh(), POLL);
+    setInterval(() => isShown(this.element) && this.refresh(), POLL);
   }
 
   show(shown) {

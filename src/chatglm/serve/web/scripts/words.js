@@ -70,6 +70,7 @@ export const WORDS = {
   error_lost: ["连接断了，已写的部分保留在上面。", "The connection was lost. What was written is kept above."],
   error_key: ["服务需要 API 密钥。", "The service asks for an API key."],
   error_busy: ["服务正忙，请稍后重试。", "The service is busy. Try again in a moment."],
+  error_wait: ["请在 {n} 秒后重试。", "Try again in {n} s."],
   error_missing: ["服务没有这个功能或模型。", "The service does not have this feature or model."],
   error_failed: ["没有成功。", "That did not work."],
   disconnected: ["服务没有应答，正在重新连接…", "The service does not answer. Reconnecting…"],
