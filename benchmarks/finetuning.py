@@ -33,7 +33,7 @@ LORA: dict[str, object] = {"method": "lora", "lora_rank": 16, "lora_alpha": 32.0
 METHODS: dict[str, dict[str, object]] = {
     "lora": LORA,
     "lora + replay": LORA | {"replay": "general", "replay_share": 0.3},
-    "ptuning": {"method": "ptuning", "prefix_length": 32, "lr": 5e-2},
+    "ptuning": {"method": "ptuning", "prefix_length": 32, "lr": 5e-2, "batch_size": 4},
     "full": {"method": "full"},
 }
 
@@ -107,19 +107,19 @@ def measure(method: str, task: Path, epochs: float) -> dict[str, float]:
         loaded = checkpoint.load()
         network: Network = loaded.model
     else:
-        config = TuneConfig(
-            output_dir=str(task / method.replace(" ", "")),
-            data=(str(task / "train.jsonl"),),
-            epochs=epochs,
-            batch_size=16,
-            grad_accum=1,
-            val_size=0.0,
-            eval_steps=10_000,
-            save_steps=10_000,
-            log_steps=10,
-            threads=1,
-            **METHODS[method],  # type: ignore[arg-type]
-        )
+        settings: dict[str, object] = {
+            "output_dir": str(task / method.replace(" ", "")),
+            "data": (str(task / "train.jsonl"),),
+            "epochs": epochs,
+            "batch_size": 16,
+            "grad_accum": 1,
+            "val_size": 0.0,
+            "eval_steps": 10_000,
+            "save_steps": 10_000,
+            "log_steps": 10,
+            "threads": 1,
+        }
+        config = TuneConfig(**settings | METHODS[method])  # type: ignore[arg-type]
         run = prepare_run(config)
         before = run.trainer.validate()["general_loss"]
         started = time.process_time()

@@ -80,7 +80,11 @@ def ours(folder: Path, method: str, rows: np.ndarray, batch: int) -> list[float]
             labels[:, :-1] = tokens[:, 1:]
             places = torch.arange(tokens.shape[1]).expand(count, 1, -1)
             return Batch(
-                tokens=tokens, labels=labels, positions=places, documents=torch.zeros_like(tokens)
+                tokens=tokens,
+                labels=labels,
+                positions=places,
+                documents=torch.zeros_like(tokens),
+                is_plain=True,
             )
 
         def state(self) -> dict[str, object]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from chatglm.model import document_mask
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -16,7 +18,8 @@ class Batch:
     example sees, or None where all is causal.
 
     extras: (B, …) tensors that an objective asks for, by name. is_padded: rows end in padding,
-    which micro-batches that do not need it leave out.
+    which micro-batches that do not need it leave out. is_plain: each row is one example, read
+    from left to right, so that no mask is needed: padding stands behind all that looks.
     """
 
     tokens: Tensor
@@ -26,6 +29,7 @@ class Batch:
     prefix: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     is_padded: bool = False
+    is_plain: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -36,6 +40,10 @@ class Batch:
     def num_targets(self) -> int:
         """Tokens that are learnt."""
         return int((self.labels != -100).sum())
+
+    def mask(self) -> Tensor | None:
+        """Who may look at whom (B, 1, T, T); None where that is plainly causal."""
+        return None if self.is_plain else document_mask(self.documents, self.prefix)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with every tensor changed in the same way."""

@@ -194,7 +194,9 @@ def batch_of(
         [item[part] for item in row] for row in rows for part in range(len(row[0]) if row else 0)
     ]
     tensors: dict[str, Tensor] = {name: torch.tensor(values) for name, values in extras.items()}
-    return replace(as_batch(fill_rows(lines, pad), config), extras=tensors, is_padded=True)
+    batch = as_batch(fill_rows(lines, pad), config)
+    is_plain = batch.prefix is None and all(len(line) == 1 for line in lines)
+    return replace(batch, extras=tensors, is_padded=True, is_plain=is_plain)
 
 
 def held_out_batches(

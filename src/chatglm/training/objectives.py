@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from chatglm.adapters.prefix import PrefixTuned
-from chatglm.model import Transformer, document_mask
+from chatglm.model import Transformer
 from chatglm.training.batch import Batch
 
 Network = Transformer | PrefixTuned
@@ -34,10 +34,12 @@ def next_word_loss(model: Network, batch: Batch, *, chunk: int = 0) -> tuple[Ten
     positions and mask.
     chunk: tokens whose logits exist at once; 0 for all.
     """
-    mask = document_mask(batch.documents, batch.prefix)
-    hidden = model(batch.tokens, batch.positions, mask).flatten(0, 1)  # (N, C)
+    hidden = model(batch.tokens, batch.positions, batch.mask()).flatten(0, 1)  # (N, C)
     labels = batch.labels.flatten()  # (N,)
     count = (labels != -100).sum()
+    if batch.is_padded:  # questions and padding need no logits
+        learnt = labels != -100
+        hidden, labels = hidden[learnt], labels[learnt]
     if chunk <= 0 or chunk >= len(labels):
         return summed_cross_entropy(model, hidden, labels), count
     total = hidden.new_zeros((), dtype=torch.float32)

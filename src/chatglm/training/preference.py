@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from chatglm.model import document_mask
 from chatglm.training.batch import Batch
 from chatglm.training.objectives import Network
 from chatglm.training.tuning import TuneConfig
@@ -39,8 +38,7 @@ class Told:
 
 def answer_scores(network: Network, batch: Batch, chunk: int) -> Tensor:
     """Log-probability (B,) of what is learnt in each row, summed."""
-    mask = document_mask(batch.documents, batch.prefix)
-    hidden = network(batch.tokens, batch.positions, mask)  # (B, T, C)
+    hidden = network(batch.tokens, batch.positions, batch.mask())  # (B, T, C)
     labels = batch.labels  # (B, T)
     rows, columns = (labels != -100).nonzero(as_tuple=True)
     picked, wanted = hidden[rows, columns], labels[rows, columns]  # (N, C), (N,)
@@ -128,7 +126,7 @@ class RewardNet(nn.Module):
         self.score = nn.Linear(base.config.hidden_size, 1, bias=False)
         nn.init.zeros_(self.score.weight)
 
-    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """Hidden states (B, T, C)."""
         hidden: Tensor = self.base(tokens, positions, mask)
         return hidden
@@ -146,8 +144,8 @@ class Ranking:
 
     def __call__(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed loss () and the number of pairs ()."""
-        mask = document_mask(batch.documents, batch.prefix)
-        scores = network.logits(network(batch.tokens, batch.positions, mask))  # (B, T)
+        hidden = network(batch.tokens, batch.positions, batch.mask())
+        scores = network.logits(hidden)  # (B, T)
         last = (batch.documents >= 0).sum(1) - 1
         ends = scores.gather(1, last.clamp(min=0)[:, None])[:, 0]  # (B,)
         margin = ends[0::2] - ends[1::2]
