@@ -16,6 +16,7 @@ MAX_LENGTH = 50_000
 TEMPERATURE = 0.8
 GRAM = 4
 NUM_TRIES = 4
+_TITLE = re.compile(r"\s*《[^》]*》\s*")
 _FIELD = re.compile(r"\{(\w+)\}")
 _BULLET = re.compile(r"^\s*(?:[-*+•]|\d+[.)、]|[（(]?[一二三四五六七八九十]+[)）、.])\s*")
 
@@ -137,7 +138,9 @@ class Essay:
     def plain(self, reply: str) -> str:
         """A reply without the title that the frame has already."""
         lines = reply.strip().splitlines()
-        while len(lines) > 1 and lines[0].strip("#*《》“” 　：:") in (self.topic, ""):
+        while len(lines) > 1 and (
+            lines[0].strip("#*《》“” 　：:") in (self.topic, "") or _TITLE.fullmatch(lines[0])
+        ):
             lines.pop(0)
         return "\n".join(line for line in lines if line.strip())
 
