@@ -23,6 +23,7 @@ from chatglm.apps.knowledge.vectors import (
     Embedder,
     Embeds,
     ModelVectors,
+    Remembered,
     ServiceVectors,
     TermVectors,
     passage_vectors,
@@ -271,12 +272,14 @@ class KnowledgeBase:
         if spec["kind"] == "terms":
             return TermVectors()
         if spec["kind"] == "service":
-            return ServiceVectors(spec["url"], spec["model"])
+            return Remembered(ServiceVectors(spec["url"], spec["model"]))
         if spec["kind"] == "model":
-            return ModelVectors(
-                self.given or RememberedModel(spec["model"]),
-                name=spec["model"] or "embedded",
-                state=self.store.setting("common"),
+            return Remembered(
+                ModelVectors(
+                    self.given or RememberedModel(spec["model"]),
+                    name=spec["model"] or "embedded",
+                    state=self.store.setting("common"),
+                )
             )
         return None
 
@@ -286,8 +289,9 @@ class KnowledgeBase:
         if embedder is None:
             return None
         rows = passage_vectors(passages, embedder.embed)
-        if isinstance(embedder, ModelVectors) and self.store.setting("common") is None:
-            self.store.set("common", embedder.state)
+        inner = embedder.embedder if isinstance(embedder, Remembered) else embedder
+        if isinstance(inner, ModelVectors) and self.store.setting("common") is None:
+            self.store.set("common", inner.state)
         return rows
 
     def delete(self) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import urllib.error
 import urllib.request
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
@@ -21,6 +23,7 @@ ANSWER_WEIGHT = 0.5
 NUM_COMMON = 3
 PIECE = 300
 BATCH = 64
+MOST_REMEMBERED = 10_000
 
 
 class Embedder(Protocol):
@@ -163,6 +166,28 @@ class ServiceVectors:
         if len(found) != len(texts):
             raise ValueError(f"{self.url} gives {len(found)} vectors for {len(texts)} texts")
         return found
+
+
+class Remembered:
+    """Vectors of an embedder that takes its time, each text asked for once."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder, self.name = embedder, embedder.name
+        self.known: OrderedDict[str, np.ndarray] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (N, C)."""
+        import numpy as np
+
+        with self.lock:
+            fresh = [text for text in dict.fromkeys(texts) if text not in self.known]
+            if fresh:
+                self.known.update(zip(fresh, self.embedder.embed(fresh), strict=True))
+            rows = np.stack([self.known[text] for text in texts])
+            while len(self.known) > MOST_REMEMBERED:
+                self.known.popitem(last=False)
+        return rows
 
 
 def passage_vectors(

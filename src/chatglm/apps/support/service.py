@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MOST_CHARACTERS = 2000
 NUM_HITS = 5
 NUM_SUGGESTED = 3
+NEAR = 0.1  # the certainty below which suggestions would only puzzle
 LINES_FOR_AGENT = 12
 
 OnHandOver = Callable[[HandOver], object]
@@ -278,7 +279,7 @@ class CustomerService:
 
 def suggested(found: Understood | None) -> tuple[str, ...]:
     """Questions of the base that come near."""
-    if found is None:
+    if found is None or found.certainty < NEAR:
         return ()
     questions = [hit.chunk.question for hit in found.hits if hit.chunk.question]
     return tuple(dict.fromkeys(questions))[:NUM_SUGGESTED]
