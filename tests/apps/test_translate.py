@@ -299,3 +299,14 @@ def test_memory_goes_before_the_model(tmp_path: Path) -> None:
         assert translator.translate("The room has 3 beds.") == first
         assert translator.translate("The room has 12 beds.") == first.replace("3", "12")
     assert len(model.prompts) == 1
+
+
+def test_a_small_model_that_strays_is_not_taken_at_its_word() -> None:
+    def translate(text: str, reply: str, target: str) -> str:
+        return Translator(Scripted(lambda _: reply, small=True)).translate(text, target=target)
+
+    assert translate("Hello there.", "to go to; metch", "zh") == "Hello there."
+    assert translate("今天很好。", "今天 is good", "en") == "今天很好。"
+    assert translate("学而时习之，不亦说乎？", "晚饭吃了面条。", "zh") == "学而时习之，不亦说乎？"
+    modern = "学习并且时常温习，不也愉快吗？"
+    assert translate("学而时习之，不亦说乎？", modern, "zh") == modern

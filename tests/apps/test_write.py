@@ -295,3 +295,12 @@ def test_what_makes_no_sense_is_refused(writer: Writer) -> None:
         writer.write("formal", "雨")
     with pytest.raises(ValueError, match="is no tone"):
         writer.rewrite("你好", "story")
+
+
+def test_a_title_that_the_model_adds_is_left_out() -> None:
+    sentence = "雨停了，天上有一道彩虹，孩子们都跑出来看。"
+    done = Writer(Scripted(lambda _: f"《天上的桥》\n{sentence * 2}")).write(
+        "story", "彩虹", length=40
+    )
+    assert "《" not in done.text
+    assert done.text.startswith("雨停了")
