@@ -8,8 +8,8 @@ setup(
     ext_modules=[
         Extension(
             "chatglm.quantization._native",
-            ["csrc/linear.cpp", "csrc/attention.cpp", "csrc/pool.cpp"],
-            depends=["csrc/pool.h"],
+            ["csrc/linear.cpp", "csrc/attention.cpp", "csrc/pieces.cpp", "csrc/pool.cpp"],
+            depends=["csrc/pool.h", "csrc/vector.h"],
             extra_compile_args=[
                 "-O3",
                 "-std=c++17",

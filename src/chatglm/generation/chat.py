@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from chatglm import checkpoint
-from chatglm.checkpoint import Loaded
+from chatglm.adapters.peft import read_adapter
+from chatglm.checkpoint import Loaded, resolve
+from chatglm.checkpoint.adapter import apply
 from chatglm.config import ModelConfig
 from chatglm.generation import batch
+from chatglm.generation.adapters import bare_twin
 from chatglm.generation.cache import SequenceCache, position_ids
 from chatglm.generation.engine import Engine
 from chatglm.generation.history import (
@@ -115,6 +118,19 @@ class ChatGLM:
     def merge_adapter(self) -> None:
         """Make the adapter part of the weights; the replies stay, and the model is saved whole."""
         checkpoint.merge_adapter(self.loaded)
+
+    def add_adapter(self, name: str, source: str | os.PathLike[str]) -> None:
+        """Let requests choose a LoRA adapter by `adapter=name`, several of them in one batch."""
+        found = read_adapter(resolve(source))
+        if found.saved or found.prefix is not None:
+            raise ValueError(
+                f"{source} replaces whole tensors or the prefix of the base, which all requests of "
+                "a batch share; load it alone, as adapter="
+            )
+        twin = bare_twin(self.transformer)
+        assert isinstance(twin, Transformer)
+        apply(found, twin, self.loaded.format, self.config)
+        self.engine.add_adapter(name, twin)
 
     @property
     def transformer(self) -> Transformer:

@@ -55,6 +55,50 @@ def kernel() -> Callable[[object], int] | None:
     return function
 
 
+@cache
+def pieces() -> tuple[Callable[..., int], Callable[..., int]] | None:
+    """The native norm and gate, or None where they were not built or are not wanted."""
+    library = native.opened()
+    if library is None or not hasattr(library, "chatglm_norm"):
+        return None
+    pointer, count, whole = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    library.chatglm_norm.argtypes = [
+        pointer, pointer, pointer, count, count, ctypes.c_float, whole, whole,
+    ]  # fmt: skip
+    library.chatglm_gate.argtypes = [pointer, pointer, count, count, whole, whole]
+    return library.chatglm_norm, library.chatglm_gate
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x (…, C) by the root of its mean square, times the weight (C,)."""
+    both = pieces()
+    assert both is not None
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    width = x.shape[-1]
+    if weight.shape != (width,) or weight.dtype != x.dtype or not weight.is_contiguous():
+        raise ValueError(
+            f"a norm of shape {tuple(weight.shape)} in {weight.dtype} does not fit rows of "
+            f"{width} in {x.dtype}"
+        )
+    kind, level = KINDS[x.dtype], native.best_level()
+    rows = x.numel() // width
+    both[0](x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, width, eps, kind, level)
+    return out
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) · value (…, F) of rows (gate, value) (…, 2F)."""
+    both = pieces()
+    assert both is not None
+    x = x.contiguous()
+    width = x.shape[-1] // 2
+    out = x.new_empty(*x.shape[:-1], width)
+    rows = x.numel() // x.shape[-1]
+    both[1](x.data_ptr(), out.data_ptr(), rows, width, KINDS[x.dtype], native.best_level())
+    return out
+
+
 def can_serve(width: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the kernel computes attention of this kind."""
     return (

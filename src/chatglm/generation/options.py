@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
     length_penalty: float
     early_stopping: bool | Literal["never"]
     speculate: int
+    adapter: str
     processor: Processor | None
 
 

@@ -13,9 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from chatglm.generation import native
 from chatglm.generation.cache import PagedBatch
 from chatglm.model import Transformer
 from chatglm.model.attention import Attention
+from chatglm.model.mlp import MLP
 from chatglm.model.position import Rotary
 
 MOST_COLUMNS = 1024
@@ -73,9 +75,9 @@ def can_pack(model: Transformer) -> bool:
 
 def pack(model: Transformer, *, linears: bool, attention: bool) -> Transformer:
     """A transformer that computes what `model` does and shares its weights, but for the linears if
-    they are packed; attention may go through the native kernel.
+    they are packed; attention, norms and gates may go through the native kernels.
     """
-    packed = _copy(model, linears=linears, attention=attention)
+    packed = _copy(model, {}, linears=linears, attention=attention)
     assert isinstance(packed, Transformer)
     if model.config.tied and linears:
         packed.config = replace(model.config, tied=False)
@@ -83,17 +85,53 @@ def pack(model: Transformer, *, linears: bool, attention: bool) -> Transformer:
     return packed
 
 
-def _copy(module: nn.Module, *, linears: bool, attention: bool) -> nn.Module:
+def _copy(
+    module: nn.Module, known: dict[int, PackedLinear], *, linears: bool, attention: bool
+) -> nn.Module:
     if linears and type(module) is nn.Linear:
-        return PackedLinear(module.weight, module.bias)
+        key = id(module.weight)  # adapters have linears of their own over the same weight
+        if key not in known:
+            known[key] = PackedLinear(module.weight, module.bias)
+        return known[key]
     twin = copy.copy(module)
     twin._modules = {
-        name: None if part is None else _copy(part, linears=linears, attention=attention)
+        name: None if part is None else _copy(part, known, linears=linears, attention=attention)
         for name, part in module._modules.items()
     }
     if attention and isinstance(twin, Attention) and not twin.qk_norm:
         return JoinedAttention(twin)
+    if attention and native.pieces() is not None:
+        if type(twin) is nn.RMSNorm:
+            return NativeNorm(twin)
+        if type(twin) is MLP and twin.kind == "swiglu":
+            return NativeMLP(twin)
     return twin
+
+
+class NativeNorm(nn.Module):
+    """A root-mean-square norm in one call."""
+
+    def __init__(self, norm: nn.RMSNorm) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self.eps = torch.finfo(norm.weight.dtype).eps if norm.eps is None else norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, C) → (…, C)."""
+        return native.rms_norm(x, self.weight, self.eps)
+
+
+class NativeMLP(nn.Module):
+    """A SwiGLU block whose gate is one call."""
+
+    def __init__(self, mlp: MLP) -> None:
+        super().__init__()
+        self.up, self.down = mlp.up, mlp.down
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, C) → (…, C)."""
+        y: Tensor = self.down(native.swiglu(self.up(x)))
+        return y
 
 
 class JoinedAttention(nn.Module):

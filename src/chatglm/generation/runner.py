@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from chatglm.generation import native
+from chatglm.generation.adapters import Routing, route
 from chatglm.generation.cache import (
     KeyValueStore,
     PagedBatch,
@@ -23,12 +24,15 @@ from chatglm.prompt import Prompt, positions
 
 @dataclass(kw_only=True)
 class Part:
-    """Tokens that a sequence reads next: `tokens` from place `start` on, into its blocks."""
+    """Tokens that a sequence reads next: `tokens` from place `start` on, into its blocks, through
+    an adapter or the base alone.
+    """
 
     prompt: Prompt
     blocks: Sequence[int]
     start: int
     tokens: Sequence[int]
+    adapter: str | None = None
 
 
 class Runner:
@@ -47,7 +51,9 @@ class Runner:
         self.is_native = native.can_serve(
             self.config.head_dim, self.dtype, self.kv_dtype, self.device
         )
-        self.decoder = model
+        self.adapters: dict[str, Transformer] = {}
+        self.routing = Routing()
+        self.whole = self.decoder = model
         self.fingerprint: tuple[tuple[int, int], ...] | None = None
         self.store: KeyValueStore | None = None
 
@@ -65,15 +71,24 @@ class Runner:
 
     def refresh(self) -> bool:
         """Whether weights have changed since the last call; then they are packed again."""
-        now = fingerprint(self.model)
+        now = fingerprint(self.whole)
         if now == self.fingerprint:
             return False
         packs = can_pack(self.model)
-        self.decoder = self.model
+        self.decoder = self.whole
         if packs or self.is_native:
-            self.decoder = pack(self.model, linears=packs, attention=self.is_native)
+            self.decoder = pack(self.whole, linears=packs, attention=self.is_native)
         self.fingerprint = now
         return True
+
+    def add_adapter(self, name: str, model: Transformer) -> None:
+        """Let parts go through an adapter: `model` is the base with it put on."""
+        adapters = {**self.adapters, name: model}
+        ways: dict[str | None, Transformer] = {None: self.model}
+        ways.update(adapters)
+        self.whole = route(ways, self.routing)
+        self.adapters = adapters
+        self.refresh()
 
     def open(self, num_blocks: int) -> KeyValueStore:
         """The keys and values; their memory is asked for when this is first called."""
@@ -106,6 +121,8 @@ class Runner:
             for plane, row in zip(places, own, strict=True):
                 plane += row
         tokens = [token for part in parts for token in part.tokens]
+        if self.adapters:
+            self.routing.set([part.adapter for part in parts], [len(p.tokens) for p in parts])
         hidden: Tensor = self.decoder(
             torch.tensor([tokens], device=self.device),  # (1, T)
             torch.tensor([places], device=self.device),  # (1, P, T)

@@ -38,6 +38,7 @@ class Sampling:
     ends the search with the first num_beams replies, False when a better one is unlikely, `never`
     when none can follow.
     speculate: how many tokens may be tried ahead, 0 for none; the reply does not change.
+    adapter: the name of one that was added to the engine; None is the model as it was loaded.
     cache_salt: requests with unlike salts share nothing in the prefix cache.
     processor: called with the tokens so far and the logits (V,), returns logits; for constraints of
     one's own.
@@ -63,6 +64,7 @@ class Sampling:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     speculate: int = 0
+    adapter: str | None = None
     cache_salt: str | None = None
     processor: Processor | None = None
 
