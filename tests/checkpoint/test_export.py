@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -202,3 +203,15 @@ def test_commands_that_cannot_be_done_say_so(toy: Path, tmp_path: Path) -> None:
         done = chatglm(*words)
         assert (done.returncode, sentence in done.stderr) == (code, True), (words, done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_model_that_cannot_be_exported_is_refused_before_its_weights_are_read(
+    shared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(shared / "oracles/glm-large-chinese", folder)
+    for kind in ("gguf", "transformers"):
+        done = chatglm("export", folder, "--format", kind, "--output", tmp_path / "out")
+        assert done.returncode == 1
+        assert "it knows ChatGLM2 and 3" in done.stderr
+        assert done.stderr.count("\n") == 1

@@ -61,12 +61,15 @@ def run(arguments: argparse.Namespace) -> int:
             f"--type {arguments.type} is GGUF's; transformers' formats take {', '.join(_DTYPES)}"
         )
     refuse_existing(Path(arguments.output))
-    loaded = load_weights(arguments)
     from chatglm.checkpoint import export_gguf, export_transformers, merge_adapter
+    from chatglm.checkpoint.gguf.metadata import architecture_of
+    from chatglm.checkpoint.transformers import format_for
 
+    is_gguf = arguments.format == "gguf"
+    loaded = load_weights(arguments, architecture_of if is_gguf else format_for)
     if loaded.adapter is not None:
         merge_adapter(loaded)
-    if arguments.format == "gguf":
+    if is_gguf:
         written = export_gguf(loaded, arguments.output, kind=arguments.type or "q8_0")
         for line in remarks(loaded):
             note(line)

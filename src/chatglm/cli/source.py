@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from chatglm.cli.options import INVALID_INPUT, CommandError
 
 if TYPE_CHECKING:
     from chatglm.checkpoint import Loaded
+    from chatglm.config import ModelConfig
 
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
@@ -37,26 +39,40 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_weights(arguments: argparse.Namespace) -> Loaded:
-    """The model that the flags name, on the CPU in the precision of its files."""
-    from chatglm.checkpoint import load
+def load_weights(
+    arguments: argparse.Namespace, check: Callable[[ModelConfig], object] | None = None
+) -> Loaded:
+    """The model that the flags name, on the CPU in the precision of its files.
+
+    check: called with the model's shape before its weights are read; an error of its is passed on.
+    """
+    from chatglm.adapters.peft import is_adapter
+    from chatglm.checkpoint import load, resolve
+    from chatglm.checkpoint.open import open_model
 
     if arguments.source is not None and arguments.model is not None:
         raise CommandError(
             f"two models are named, {arguments.source} and {arguments.model}; give one"
         )
     source = arguments.source or arguments.model or os.environ.get("CHATGLM_MODEL")
+    offline = True if arguments.offline else None
     try:
-        return load(
-            source,
-            device="cpu",
-            revision=arguments.revision,
-            offline=True if arguments.offline else None,
-            adapter=arguments.adapter,
-        )
+        path = resolve(source, revision=arguments.revision, offline=offline)
+        config = None if is_adapter(path) else open_model(path).config
     except (ValueError, FileNotFoundError) as error:
-        is_damaged = source is None or Path(source).exists()
-        raise CommandError(str(error), INVALID_INPUT if is_damaged else 1) from error
+        raise unreadable(source, error) from error
+    if check is not None and config is not None:
+        check(config)
+    try:
+        return load(path, device="cpu", offline=offline, adapter=arguments.adapter)
+    except (ValueError, FileNotFoundError) as error:
+        raise unreadable(source, error) from error
+
+
+def unreadable(source: str | None, error: Exception) -> CommandError:
+    """What is said of a model that cannot be read: invalid input where it is there."""
+    is_damaged = source is None or Path(source).exists()
+    return CommandError(str(error), INVALID_INPUT if is_damaged else 1)
 
 
 def refuse_existing(path: Path) -> None:
