@@ -73,32 +73,36 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def start_server(log: Path, *flags: str, key: str = "none") -> Running:
+    """`chatglm serve` with flags, once it answers; its lines go to `log`."""
+    port = free_port()
+    command = [sys.executable, "-m", "chatglm", "serve", "--port", str(port), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CHATGLM_LANG": "en"}
+    environment.pop("CHATGLM_API_KEY", None)
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stderr=file, stdout=file, env=environment, cwd=ROOT)
+    running = Running(process=process, port=port, log=log, key=key)
+    for _ in range(3000):
+        if process.poll() is not None:
+            break
+        try:
+            if running.get("/health").status_code == 200:
+                return running
+        except httpx.HTTPError:
+            time.sleep(0.1)
+    process.kill()
+    raise RuntimeError(f"the server does not answer: {log.read_text('utf-8')}")
+
+
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
-    """Starts `chatglm serve` with flags and waits until it answers."""
+    """Starts servers, which end with the tests."""
     started: list[Running] = []
 
-    def start(*flags: str, program: list[str] | None = None, key: str = "none") -> Running:
-        port = free_port()
+    def start(*flags: str, key: str = "none") -> Running:
         log = tmp_path_factory.mktemp("serve") / "log"
-        command = [*(program or [sys.executable, "-m", "chatglm", "serve"]), "--port", str(port)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CHATGLM_LANG": "en"}
-        environment.pop("CHATGLM_API_KEY", None)
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [*command, *flags], stderr=file, stdout=file, env=environment, cwd=ROOT
-            )
-        running = Running(process=process, port=port, log=log, key=key)
-        started.append(running)
-        for _ in range(600):
-            if process.poll() is not None:
-                pytest.fail(f"the server has ended: {log.read_text('utf-8')}")
-            try:
-                if running.get("/health").status_code == 200:
-                    return running
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        pytest.fail("the server does not answer")
+        started.append(start_server(log, *flags, key=key))
+        return started[-1]
 
     yield start
     for running in started:

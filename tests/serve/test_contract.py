@@ -259,6 +259,29 @@ def test_echo_tells_the_log_probabilities_of_the_prompt(client: OpenAI) -> None:
     assert scored.logprobs.token_logprobs == scores.token_logprobs[:-1]
 
 
+def test_scores_over_http_are_those_of_the_library(client: OpenAI, server: Running) -> None:
+    import torch
+
+    from chatglm import ChatGLM
+
+    model = ChatGLM.from_pretrained()
+    assert isinstance(model, ChatGLM)
+    ids = model.tokenizer.encode("今天天气很好，适合出门散步。")
+    with torch.inference_mode():
+        logs = model.logits(ids).log_softmax(-1)
+    own = [logs[i, token].item() for i, token in enumerate(ids[1:])]
+    answer = client.completions.create(  # as lm-eval asks
+        model="nano", prompt=ids, max_tokens=1, logprobs=1, echo=True, temperature=0, seed=1234
+    )
+    scores = answer.choices[0].logprobs
+    assert scores is not None
+    assert scores.token_logprobs is not None
+    assert scores.token_logprobs[1:-1] == pytest.approx(own, abs=1e-4)
+    ends = server.get("/tokenizer_info").json()["eos_token"]
+    told = server.post("/tokenize", {"prompt": ends, "add_special_tokens": False}).json()
+    assert told["tokens"] == [model.tokenizer.special[ends]]
+
+
 def test_a_suffix_is_written_towards(client: OpenAI) -> None:
     choice = client.completions.create(
         model="nano", prompt="今天", suffix="，适合出门。", max_tokens=8, temperature=0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from chatglm.generation.constrain import ConstraintError
@@ -113,6 +115,17 @@ def add_handlers(app: FastAPI) -> None:
     async def failed(request: Request, error: Exception) -> JSONResponse:
         log.error("request failed", exc_info=error)
         return respond(failure(error))
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(kind: type[M], data: Mapping[str, object]) -> M:
+    """A body that stands for another one; what is wrong with it is the client's."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise explain([{**e} for e in error.errors()], data) from error
 
 
 def explain(errors: Sequence[Mapping[str, object]], body: object) -> ApiError:

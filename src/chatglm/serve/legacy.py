@@ -10,6 +10,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from chatglm.serve.chat import Chat
+from chatglm.serve.errors import validated
 from chatglm.serve.events import unless_gone
 from chatglm.serve.protocol.base import Body
 from chatglm.serve.protocol.chat import ChatBody
@@ -40,7 +41,7 @@ async def answer(request: Request, body: OldBody) -> Response:
     messages.append({"role": "user", "content": body.prompt})
     given = {"messages": messages, "top_p": body.top_p, "temperature": body.temperature}
     chat = await run_in_threadpool(
-        lambda: Chat(registry, served, ChatBody.model_validate(given), max_length=body.max_length)
+        lambda: Chat(registry, served, validated(ChatBody, given), max_length=body.max_length)
     )
     note(request, chat.generation)
     await unless_gone(request, chat.whole())

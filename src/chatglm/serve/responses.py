@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from chatglm.serve.chat import Chat
-from chatglm.serve.errors import failure, shape
+from chatglm.serve.errors import failure, shape, validated
 from chatglm.serve.events import EventStream, event, unless_gone
 from chatglm.serve.protocol.chat import ChatBody
 from chatglm.serve.protocol.responses import FlatSchema, ResponseBody
@@ -49,9 +49,10 @@ def as_chat(body: ResponseBody) -> ChatBody:
         named: object = {"type": "function", "function": {"name": choice.name}}
     else:
         named = choice
-    return ChatBody.model_validate(
+    return validated(
+        ChatBody,
         {
-            "messages": [m.model_dump() for m in body.messages()],
+            "messages": body.messages(),
             "model": body.model,
             "max_completion_tokens": body.max_output_tokens,
             "temperature": body.temperature,
@@ -60,7 +61,7 @@ def as_chat(body: ResponseBody) -> ChatBody:
             "tool_choice": named,
             "response_format": told,
             "reasoning_effort": body.reasoning.effort if body.reasoning else None,
-        }
+        },
     )
 
 

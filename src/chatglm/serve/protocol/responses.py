@@ -9,7 +9,6 @@ from pydantic import Field
 from chatglm.serve.protocol.base import MAX_TOKENS, Body
 from chatglm.serve.protocol.chat import (
     Function,
-    MessageBody,
     Name,
     ObjectFormat,
     Schema,
@@ -128,7 +127,7 @@ class ResponseBody(Body):
     reasoning: Reasoning | None = None
     truncation: Literal["disabled"] | None = None
 
-    def messages(self) -> list[MessageBody]:
+    def messages(self) -> list[dict[str, object]]:
         """The conversation in the chat's shape."""
         turns: list[dict[str, object]] = []
         if self.instructions:
@@ -147,4 +146,4 @@ class ResponseBody(Body):
                 turns.append({"role": "assistant", "content": None, "tool_calls": [call]})
             else:
                 turns.append({"role": "tool", "content": item.output, "tool_call_id": item.call_id})
-        return [MessageBody.model_validate(turn) for turn in turns]
+        return turns
