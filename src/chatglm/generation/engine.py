@@ -329,10 +329,11 @@ class Engine:
     def decode(self, running: list[Branch]) -> list[Output]:
         """Read one more token of each branch, all together, and choose the next."""
         hidden = self.forward(running, [branch.fed for branch in running])  # (T, C)
+        logits = self.runner.logits(hidden)  # nothing is noted before all has succeeded
         for branch in running:
             branch.num_read = len(branch.tokens)
             self.keep(branch)
-        outputs = self.replies.choose(running, self.runner.logits(hidden))
+        outputs = self.replies.choose(running, logits)
         self.num_steps += 1
         return outputs
 
