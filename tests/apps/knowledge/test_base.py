@@ -125,6 +125,14 @@ def test_names_of_uploads_are_nothing_but_names(base: KnowledgeBase, name: str) 
     assert base.documents() == []
 
 
+def test_what_no_database_takes_is_taken_out(base: KnowledgeBase) -> None:
+    line = '{"question": "怎\\u0000么\\ud800退货", "answer": "点\\u0000退货"}'
+    assert base.add_upload("a.jsonl", line.encode()).new == ["a.jsonl"]
+    assert [(chunk.question, chunk.text) for chunk in base.chunks()] == [
+        ("怎么\ufffd退货", "点退货")
+    ]
+
+
 def test_an_upload_is_a_document_under_its_name(base: KnowledgeBase) -> None:
     assert base.add_upload("帮助.txt", "运费由卖家承担。".encode("gbk")).new == ["帮助.txt"]
     assert base.add_upload("帮助.txt", "运费由卖家承担。".encode("gbk")).same == ["帮助.txt"]

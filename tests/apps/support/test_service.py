@@ -267,6 +267,14 @@ def test_questions_without_measure_are_refused(service: CustomerService, questio
     assert list(service.desk.audit()) == []
 
 
+@pytest.mark.parametrize(
+    "question",
+    ["😀", "？？？", "' OR 1=1 --", '"', "NEAR(甲 乙)", "a" * 2000, "\ud800", "甲\x00乙"],
+)
+def test_odd_questions_end_like_others(service: CustomerService, question: str) -> None:
+    assert service.ask(question).action == "handover"
+
+
 @pytest.mark.parametrize("name", ["x" * 129, "a\nb", "\x00"])
 def test_names_of_sessions_are_plain(service: CustomerService, name: str) -> None:
     with pytest.raises(ValueError, match="session's name"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from chatglm.apps.knowledge.database import Row, open_database
+from chatglm.apps.knowledge.extract import plain_text
 from chatglm.apps.knowledge.home import location_of
 
 State = Literal["bot", "waiting", "human"]
@@ -239,7 +240,7 @@ class Desk:
         if not text.strip():
             raise ValueError("an answer needs some text")
         found = self.take(number, agent)
-        turn = self.say(found.session, "agent", text, {"agent": agent})
+        turn = self.say(found.session, "agent", plain_text(text), {"agent": agent})
         self.log(found.session, "agent", {"turn": turn, "agent": agent})
         return self.turns(found.session, turn - 1)[0]
 
@@ -266,9 +267,13 @@ class Desk:
         self.database.rows(
             "INSERT INTO feedback(turn, value, note, at) VALUES (?, ?, ?, ?) ON CONFLICT (turn) "
             "DO UPDATE SET value = excluded.value, note = excluded.note, at = excluded.at",
-            (turn, value, note[:2000], now()),
+            (turn, value, plain_text(note[:2000]), now()),
         )
-        self.log(str(found[0][0]), "feedback", {"turn": turn, "value": value, "note": note[:2000]})
+        self.log(
+            str(found[0][0]),
+            "feedback",
+            {"turn": turn, "value": value, "note": plain_text(note[:2000])},
+        )
 
     def log(self, session: str, event: str, data: Mapping[str, object]) -> None:
         """Add to the audit log; nothing ever changes or leaves it."""

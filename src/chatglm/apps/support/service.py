@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from chatglm.apps.knowledge.base import KnowledgeBase
+from chatglm.apps.knowledge.extract import plain_text
 from chatglm.apps.knowledge.records import EVERYTHING, Filter, Hit
 from chatglm.apps.knowledge.words import bigrams
 from chatglm.apps.support.desk import Desk, HandOver, Session
@@ -91,7 +92,7 @@ class CustomerService:
 
     def ask(self, question: str, session: str | None = None) -> Reply:
         """The reply to a question of a session; a new session where none is named."""
-        text = question.strip()
+        text = plain_text(question).strip()
         if not text:
             raise ValueError("the question is empty")
         if len(text) > MOST_CHARACTERS:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from chatglm.apps.knowledge.records import Passage
 
 MAX_BYTES = 100_000_000
 """The largest file that is read; a book has 2 MB, a large FAQ table 20."""
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class UnreadableFile(ValueError):
@@ -58,6 +62,25 @@ def passages_of(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Passage]:
     found = False
     for passage in read(path):
         found = True
-        yield passage
+        yield cleaned(passage)
     if not found:
         raise UnreadableFile(f"{path.name} holds no text; is it empty, or made of images alone?")
+
+
+def cleaned(passage: Passage) -> Passage:
+    """The passage without what no database takes: zeros and halves of UTF-16 pairs."""
+    if not _UNSTORABLE.search(passage.searchable):
+        return passage
+    return replace(
+        passage,
+        text=plain_text(passage.text),
+        question=plain_text(passage.question),
+        variants=tuple(map(plain_text, passage.variants)),
+        path=tuple(map(plain_text, passage.path)),
+        tag=plain_text(passage.tag),
+    )
+
+
+def plain_text(text: str) -> str:
+    """The text without zeros, and with U+FFFD for halves of UTF-16 pairs."""
+    return _UNSTORABLE.sub(lambda found: "" if found.group() == "\x00" else "\ufffd", text)
