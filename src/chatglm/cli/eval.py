@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a table a task."""
     if arguments.limit is not None and arguments.limit < 1:
         raise CommandError(f"--limit must be at least 1, got {arguments.limit}")
+    from chatglm.apps.text_file import write_text
     from chatglm.cli import evaluation
     from chatglm.evaluate.metrics import table
 
@@ -89,19 +90,22 @@ def run(arguments: argparse.Namespace) -> int:
             raise CommandError(str(error), INVALID_INPUT) from error
         if not arguments.json:
             print(f"{table(results[task], task)}\n", flush=True)
-    record = {
-        "model": model.name,
-        "seed": arguments.seed,
-        "limit": arguments.limit,
-        "tasks": results,
-    }
+        if arguments.output:  # after each task: a run of all of them is long
+            write_text(arguments.output, record(model.name, arguments, results, indent=2))
     if arguments.json:
-        print(json.dumps(record, ensure_ascii=False))
-    if arguments.output:
-        Path(arguments.output).write_text(
-            json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-        )
+        print(record(model.name, arguments, results), end="")
     return 0
+
+
+def record(
+    name: str,
+    arguments: argparse.Namespace,
+    results: Mapping[str, Table],
+    indent: int | None = None,
+) -> str:
+    """The numbers as JSON."""
+    settings = {"model": name, "seed": arguments.seed, "limit": arguments.limit}
+    return json.dumps({**settings, "tasks": results}, ensure_ascii=False, indent=indent) + "\n"
 
 
 def find_data(task: str, given: str | None, *, is_needed: bool) -> Path | None:
