@@ -33,6 +33,24 @@ from tests.serve.conftest import free_port
 
 PROMPT = "第{}天，我们沿着河边走了很久。路上有人在放风筝，也有人在钓鱼。"
 PATIENCE = 300.0
+# llama.cpp's server, without the repacking of weights that some builds crash in on AMX processors.
+LAUNCH = """
+from llama_cpp import llama_cpp as low
+
+defaults = low.llama_model_default_params
+
+
+def without_repacking():
+    params = defaults()
+    params.use_extra_bufts = False
+    return params
+
+
+low.llama_model_default_params = without_repacking
+from llama_cpp.server.__main__ import main
+
+main()
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +184,7 @@ def main() -> int:
             model = ChatGLM.from_pretrained()
             assert isinstance(model, ChatGLM)
             export_gguf(model.loaded, file, kind=arguments.type)
-            theirs = [arguments.python, "-m", "llama_cpp.server", "--model", str(file)]
+            theirs = [arguments.python, "-c", LAUNCH, "--model", str(file)]
             theirs += ["--n_threads", str(arguments.threads), "--n_ctx", "1024"]
             theirs += ["--interrupt_requests", "False"]  # or a second client ends the first
             servers.append(("llama.cpp (llama-cpp-python)", "llama", theirs))
