@@ -35,8 +35,11 @@ def unprivileged() -> str | None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The address of a server that lives as long as the tests."""
+    """The address of a server that lives as long as the tests, or of one that is given."""
     pytest.importorskip("psycopg")
+    if given := os.environ.get("CHATGLM_TEST_POSTGRES"):
+        yield given
+        return
     folder = programs()
     if folder is None:
         pytest.skip("needs PostgreSQL's initdb and postgres; apt-get install postgresql")

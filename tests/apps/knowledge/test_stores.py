@@ -187,7 +187,7 @@ def test_both_databases_rank_alike(postgres: str, tmp_path: object) -> None:
         searcher = Searcher(one, TermVectors())
         found.append(
             [
-                [(hit.chunk.question, round(hit.score, 5)) for hit in searcher.search(question, 5)]
+                [(hit.chunk.question, round(hit.score, 3)) for hit in searcher.search(question, 5)]
                 for question in ("退货多久", "发票要钱吗", "怎么取消会员", "快递")
             ]
         )

@@ -130,6 +130,29 @@ class PostgresStore(SqlStore):
         """The table of terms."""
         for statement in _INDEX.split(";"):
             self.database.rows(statement)
+        self.has_pgvector = self.prepare_pgvector()
+
+    def prepare_pgvector(self) -> bool:
+        """Whether the server has pgvector and this user may use it, with a column for it.
+
+        A base whose vectors were written without it stays with the matrix.
+        """
+        assert isinstance(self.database, PostgresDatabase)
+        rows = self.database.rows
+        if not rows("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"):
+            return False
+        try:
+            rows("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
+        except self.database.driver.Error:
+            return False
+        where = rows(
+            "SELECT nspname FROM pg_extension JOIN pg_namespace "
+            "ON pg_namespace.oid = extnamespace WHERE extname = 'vector'"
+        )
+        if where != [("public",)]:
+            return False
+        rows("ALTER TABLE vector ADD COLUMN IF NOT EXISTS words public.vector")
+        return not rows("SELECT 1 FROM vector WHERE words IS NULL LIMIT 1")
 
     def add_terms(self, rows: Sequence[tuple[int, Sequence[str]]]) -> None:
         """Index chunks by their terms."""
@@ -162,20 +185,30 @@ class PostgresStore(SqlStore):
         )
         return [(int(str(chunk)), float(str(score))) for chunk, score in found]
 
-    def has_pgvector(self) -> bool:
-        """Whether the server's vectors are ready for use here."""
-        return bool(self.database.rows("SELECT 1 FROM pg_extension WHERE extname = 'vector'"))
+    def add_vectors(self, rows: Sequence[tuple[int, np.ndarray]]) -> None:
+        """Keep the unit vectors of chunks, for pgvector too where it is there."""
+        super().add_vectors(rows)
+        if self.has_pgvector:
+            self.database.many(
+                "UPDATE vector SET words = ?::public.vector WHERE chunk = ?",
+                [(literal(vector), chunk) for chunk, vector in rows],
+            )
 
     def dense(self, vector: np.ndarray, k: int, only: Filter = EVERYTHING) -> Scored:
         """The best k chunks by the product with a unit vector."""
-        if not self.has_pgvector():
+        if not self.has_pgvector:
             return super().dense(vector, k, only)
         condition, values = self.condition(only)
-        text = "[" + ",".join(f"{x:.6g}" for x in vector.tolist()) + "]"
+        text = literal(vector)
         found = self.database.rows(
-            "SELECT chunk.id, -(vector.words <#> ?::vector) FROM vector "
+            "SELECT chunk.id, -(vector.words <#> ?::public.vector) FROM vector "
             "JOIN chunk ON chunk.id = vector.chunk JOIN document ON document.id = chunk.document "
-            f"WHERE {condition} ORDER BY vector.words <#> ?::vector, 1 LIMIT ?",
+            f"WHERE {condition} AND vector.words IS NOT NULL ORDER BY vector.words <#> ?::public.vector, 1 LIMIT ?",
             (text, *values, text, k),
         )
         return [(int(str(chunk)), float(str(score))) for chunk, score in found]
+
+
+def literal(vector: np.ndarray) -> str:
+    """A vector as pgvector reads it."""
+    return "[" + ",".join(f"{x:.6g}" for x in vector.tolist()) + "]"
