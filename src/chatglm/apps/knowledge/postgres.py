@@ -203,7 +203,8 @@ class PostgresStore(SqlStore):
         found = self.database.rows(
             "SELECT chunk.id, -(vector.words <#> ?::public.vector) FROM vector "
             "JOIN chunk ON chunk.id = vector.chunk JOIN document ON document.id = chunk.document "
-            f"WHERE {condition} AND vector.words IS NOT NULL ORDER BY vector.words <#> ?::public.vector, 1 LIMIT ?",
+            f"WHERE {condition} AND vector.words IS NOT NULL "
+            "ORDER BY vector.words <#> ?::public.vector, 1 LIMIT ?",
             (text, *values, text, k),
         )
         return [(int(str(chunk)), float(str(score))) for chunk, score in found]
