@@ -58,7 +58,7 @@ def chance_rows(count: int, length: int) -> np.ndarray:
     return np.random.default_rng(0).integers(2, SHAPE["vocab_size"], (count, length))
 
 
-def ours(folder: Path, method: str, rows: np.ndarray, batch: int) -> list[float]:
+def ours(folder: Path, method: str, rows: np.ndarray, batch: int, *, compiled: bool) -> list[float]:
     """Seconds of each step, and the last loss."""
     from chatglm import checkpoint
     from chatglm.training.batch import Batch
@@ -99,7 +99,7 @@ def ours(folder: Path, method: str, rows: np.ndarray, batch: int) -> list[float]
     optim = OptimConfig(kind="adamw", lr=1e-4, warmup_steps=0, weight_decay=0.0)
     loop = LoopConfig(
         output=str(folder / "ours"), optim=optim, steps=len(rows) // batch, batch_rows=batch,
-        micro_rows=batch, precision="bfloat16", loss_chunk=0,
+        micro_rows=batch, precision="bfloat16", loss_chunk=0, compiled=compiled,
     )  # fmt: skip
     trainer = Trainer(loop, network, Rows(), chunked(0))
     network.train()
@@ -112,7 +112,9 @@ def ours(folder: Path, method: str, rows: np.ndarray, batch: int) -> list[float]
     return [*seconds, loss]
 
 
-def theirs(folder: Path, method: str, rows: np.ndarray, batch: int) -> list[float]:
+def theirs(
+    folder: Path, method: str, rows: np.ndarray, batch: int, *, compiled: bool
+) -> list[float]:
     """Seconds of each step, and the last loss."""
     warnings.simplefilter("ignore")
     import transformers
@@ -140,7 +142,8 @@ def theirs(folder: Path, method: str, rows: np.ndarray, batch: int) -> list[floa
     arguments = transformers.TrainingArguments(
         output_dir=str(folder / "theirs"), per_device_train_batch_size=batch, num_train_epochs=1,
         learning_rate=1e-4, lr_scheduler_type="constant", bf16=True, use_cpu=True, report_to=[],
-        save_strategy="no", logging_steps=1, disable_tqdm=True, dataloader_pin_memory=False,
+        save_strategy="no", torch_compile=compiled, logging_steps=1, disable_tqdm=True,
+        dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = transformers.Trainer(
         model=model, args=arguments, train_dataset=data, callbacks=[Clock()]
@@ -158,13 +161,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--compiled", action="store_true", help="torch.compile on both sides")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
         rows = chance_rows(args.steps * args.rows, args.length)
         run = ours if args.side == "ours" else theirs
-        *seconds, loss = run(args.folder, args.method, rows, args.rows)
+        *seconds, loss = run(args.folder, args.method, rows, args.rows, compiled=args.compiled)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         # The first step asks for memory and compiles nothing that counts.
         print(json.dumps({"seconds": seconds[1:], "loss": loss, "peak": peak}))
@@ -178,6 +182,7 @@ def main() -> None:
                 command += ["--folder", name, "--method", args.method]
                 command += ["--length", str(args.length), "--rows", str(args.rows)]
                 command += ["--steps", str(args.steps)]
+                command += ["--compiled"] if args.compiled else []
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 found[side].append(json.loads(done.stdout.splitlines()[-1]))
     speeds = {}
