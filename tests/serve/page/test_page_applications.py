@@ -142,5 +142,5 @@ def test_without_a_knowledge_base_the_page_says_how_to_make_one(page: Page) -> N
     page.route("**/v1/support/bases", lambda route: route.fulfill(json={"data": []}))
     page.reload()
     page.click("#tab-support")
-    assert "chatglm support demo" in page.locator("#panel-support").inner_text()
+    page.wait_for_selector("#panel-support >> text=chatglm support demo")
     assert page.locator("#support-text").is_hidden()

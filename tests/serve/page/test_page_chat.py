@@ -124,10 +124,14 @@ def test_two_tabs_at_once_overwrite_nothing(reader: Callable[..., Reader]) -> No
     finished(right)
     write_long(left)
     write_long(right)
-    ask(left, "左边的问题")
-    ask(right, "右边的问题")
-    for tab in (left, right):
+    left.fill("#composer", "左边的问题")
+    right.fill("#composer", "右边的问题")
+    left.press("#composer", "Enter")
+    right.press("#composer", "Enter")
+    for tab, text in ((left, "左边的问题"), (right, "右边的问题")):
+        tab.wait_for_selector(f".message.user .bubble:text-is('{text}')")
         until(tab, "document.querySelectorAll('.message.assistant')[1]?.innerText.length > 9")
+        until(tab, "document.querySelector('#send').classList.contains('stopping')")
     left.press("#composer", "Escape")
     right.press("#composer", "Escape")
     finished(left, "stopped", 2)

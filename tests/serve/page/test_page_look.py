@@ -185,10 +185,10 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     assert page.evaluate(outline) == "solid"
     page.focus("#tab-chat")
     page.keyboard.press("ArrowRight")
-    assert page.locator("#tab-fill").get_attribute("aria-selected") == "true"
+    page.wait_for_selector("#tab-fill[aria-selected=true]")
     assert page.locator("#panel-fill").is_visible()
     page.keyboard.press("Home")
-    assert page.locator("#panel-chat").is_visible()
+    page.wait_for_selector("#panel-chat", state="visible")
     page.focus("#settings")
     page.keyboard.press("Enter")
     page.wait_for_selector("#drawer[open]")

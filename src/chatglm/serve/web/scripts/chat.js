@@ -215,8 +215,10 @@ export class Chat {
     for (const { message } of this.generations.values()) {
       if (message.conversation === id) this.tree.add(message);
     }
+    // Who is writing here answers what is shown here.
     const theirs = this.tree.path(found.conversation.leaf);
-    if (this.leaf === null || theirs.some((message) => message.id === this.leaf)) this.leaf = found.conversation.leaf;
+    const goesOn = this.leaf === null || theirs.some((message) => message.id === this.leaf);
+    if (goesOn && !this.composer.text) this.leaf = found.conversation.leaf;
     this.show();
   }
 

@@ -33,7 +33,7 @@ export function supportPanel() {
   const [customer, person] = [side("support_customer", false), side("support_desk", true)];
   const bar = h("div", { class: "support-bar" },
     h("label", { for: "support-base", t: "support_base" }), base, h("span", { class: "push row" }, customer, person));
-  const none = h("div", { class: "welcome" }, h("h2", { t: "support_none" }), h("p", { t: "support_none_more" }),
+  const none = h("div", { class: "welcome", hidden: true }, h("h2", { t: "support_none" }), h("p", { t: "support_none_more" }),
     h("pre", {}, "chatglm support demo"));
   base.addEventListener("change", () => {
     talk.reset();
