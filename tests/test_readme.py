@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, key, rows in (("corpus", "text", texts), ("chat", "messages", turns)):
         lines = (json.dumps({key: row}, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+    shutil.copyfile(ROOT / "src/chatglm/assets/support/shop.csv", folder / "faq.csv")
     (folder / "recipe.toml").write_text(blocks(ROOT / "docs" / "training.md", "toml")[0], "utf-8")
     return folder
 
@@ -54,6 +56,7 @@ def in_place(command: list[str], place: Path) -> subprocess.CompletedProcess[str
         **{k: v for k, v in os.environ.items() if not k.startswith("CHATGLM_")},
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "src"),
+        "CHATGLM_HOME": str(place / "home"),
         "PYTHONWARNINGS": "error",
         "LC_ALL": "C.UTF-8",
     }
@@ -77,7 +80,7 @@ def test_both_languages_give_the_same_commands() -> None:
 def test_a_command_of_the_readme_works(place: Path, command: str) -> None:
     done = in_place(["bash", "-c", command], place)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert (done.stdout + done.stderr).strip()
 
 
 def test_the_python_of_the_readme_works(place: Path) -> None:
