@@ -23,7 +23,7 @@ class OldBody(Body):
     """A question with what was said before, as pairs."""
 
     prompt: str = Field(min_length=1)
-    history: list[list[str]] = Field(default=[], max_length=2048)
+    history: list[list[str]] = Field(default=[], max_length=2048, fail_fast=True)
     max_length: int | None = Field(None, ge=1, le=1 << 20)
     top_p: float | None = Field(None, gt=0, le=1)
     temperature: float | None = Field(None, ge=0, le=2)

@@ -24,7 +24,7 @@ class SummarizeBody(ApplicationBody):
     """A text, or several, to sum up."""
 
     text: Text | None = None
-    texts: list[Text] | None = Field(None, min_length=1, max_length=1024)
+    texts: list[Text] | None = Field(None, min_length=1, max_length=1024, fail_fast=True)
     form: Literal["headline", "paragraph", "points"] = "paragraph"
     length: int | None = Field(None, ge=1, le=100_000)
     points: int = Field(5, ge=1, le=100)

@@ -27,7 +27,7 @@ MAX_STOPS = 4
 MAX_TOKENS = 1 << 20
 SEEDS = 1 << 63
 
-Stop = str | list[str] | None
+Stop = str | Annotated[list[str], Field(fail_fast=True)] | None
 
 
 class Body(BaseModel):

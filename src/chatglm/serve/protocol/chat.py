@@ -40,9 +40,9 @@ class MessageBody(Body):
     """A turn of the conversation."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: str | None = Field(None, max_length=256)
-    tool_calls: list[ToolCallBody] | None = Field(None, max_length=128)
+    tool_calls: list[ToolCallBody] | None = Field(None, max_length=128, fail_fast=True)
     tool_call_id: str | None = Field(None, max_length=256)
     reasoning_content: str | None = None
     # What a reply of ours or OpenAI's has besides, and clients send back with it.
@@ -157,12 +157,12 @@ class Thinking(Body):
 class ChatBody(SamplingBody):
     """A request for the next turn of a conversation."""
 
-    messages: list[MessageBody] = Field(min_length=1, max_length=4096)
+    messages: list[MessageBody] = Field(min_length=1, max_length=4096, fail_fast=True)
     max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[Tool] | None = Field(None, max_length=128)
+    tools: list[Tool] | None = Field(None, max_length=128, fail_fast=True)
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -171,7 +171,7 @@ class ChatBody(SamplingBody):
     )
     thinking: Thinking | None = None
     chat_template_kwargs: TemplateOptions | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: list[Literal["text"]] | None = Field(None, fail_fast=True)
 
     @model_validator(mode="after")
     def check_chat(self) -> ChatBody:

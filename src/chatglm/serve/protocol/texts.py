@@ -71,8 +71,8 @@ class TokenizeBody(Body):
 
     model: str | None = Field(None, max_length=256)
     prompt: str | None = None
-    messages: list[MessageBody] | None = Field(None, min_length=1, max_length=4096)
-    tools: list[Tool] | None = Field(None, max_length=128)
+    messages: list[MessageBody] | None = Field(None, min_length=1, max_length=4096, fail_fast=True)
+    tools: list[Tool] | None = Field(None, max_length=128, fail_fast=True)
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     return_token_strs: bool | None = None
