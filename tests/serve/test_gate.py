@@ -13,6 +13,8 @@ import pytest
 from tests.serve import wire
 from tests.serve.conftest import Running
 
+from chatglm.serve.log import clean
+
 KEY, OTHER = "sk-first-Ключ-密钥", "sk-second"
 BODY = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 2}
 
@@ -104,6 +106,19 @@ def test_keys_prompts_and_replies_are_not_in_the_log(locked: Running) -> None:
     asked = [line for line in lines if line.get("route") == "POST /v1/chat/completions"]
     assert any(line["status"] == 200 and line["completion_tokens"] == 2 for line in asked)
     assert any(line["status"] == 401 for line in asked)
+
+
+def test_an_operator_may_have_prompts_and_replies_in_the_log(
+    launch: Callable[..., Running], toy: Path
+) -> None:
+    running = launch("--model", f"toy={toy}", "--log-content", "--log-format", "json")
+    asked = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 2, "temperature": 0}
+    answer = running.post("/v1/chat/completions", asked).json()
+    running.wait_for(lambda: "completion_tokens" in running.lines()[-1])
+    told = json.loads(running.lines()[-1])
+    assert "你好" in told["prompt"]
+    # The log shows control characters as Python writes them, on one line.
+    assert told["reply"] == clean(answer["choices"][0]["message"]["content"])
 
 
 def test_nothing_that_a_client_sends_can_forge_a_line_of_the_log(locked: Running) -> None:

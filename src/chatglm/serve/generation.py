@@ -36,7 +36,7 @@ class Step:
 
 @dataclass(kw_only=True)
 class Reply:
-    """One of the replies while it is made."""
+    """One of the replies while it is made; `said` is kept where the log is to tell it."""
 
     job: Job
     text: TextStream
@@ -44,6 +44,7 @@ class Reply:
     num_cached: int = 0
     finish: str | None = None
     prompt_logprobs: list[TokenScore | None] | None = None
+    said: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -145,6 +146,8 @@ class Generation:
                 piece += reply.text.flush()
                 reply.finish = finish
             token = output.token if is_text else None
+            if self.registry.settings.log_content:
+                reply.said.append(piece)
             steps.append(Step(index=index, text=piece, output=output, token=token, finish=finish))
         return steps
 
@@ -188,6 +191,16 @@ class Generation:
         """Seconds from the request's arrival here to its first token."""
         times = [r.job.first - r.job.submitted for r in self.replies if r.job.first is not None]
         return min(times) if times else None
+
+    def content(self) -> dict[str, object]:
+        """Prompts as the model read them and replies, where the operator wants them in the log."""
+        if not self.registry.settings.log_content:
+            return {}
+        decode = self.served.tokenizer.decode
+        return {
+            "prompt": "\n".join(decode(list(ask.prompt.tokens)) for ask in self.asks),
+            "reply": "\n".join("".join(reply.said) for reply in self.replies),
+        }
 
     def usage(self) -> dict[str, object]:
         """OpenAI's `usage`."""

@@ -24,10 +24,9 @@ class Record:
     tenant: str | None = None
     model: str | None = None
     generation: Generation | None = None
-    content: dict[str, object] = field(default_factory=dict)
 
     def fields(self) -> dict[str, object]:
-        """What the log tells; never a prompt or a reply, unless they were put into `content`."""
+        """What the log tells; prompts and replies only with `--log-content`."""
         told: dict[str, object] = {
             "id": self.id,
             "route": f"{self.method} {self.path}",
@@ -46,4 +45,5 @@ class Record:
             finishes = {reply.finish or "cancelled" for reply in made.replies}
             if finishes:
                 told["finish"] = ",".join(sorted(finishes))
-        return told | self.content
+            told |= made.content()
+        return told
