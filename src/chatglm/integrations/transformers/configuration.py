@@ -22,7 +22,7 @@ class PublishedConfig(PretrainedConfig):
     """A config that keeps the keys of its file and answers to transformers' names for them."""
 
     attribute_map = {"num_hidden_layers": "num_layers"}  # noqa: RUF012
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012
     tokenizer_name = ""
 
     def __init__(self, **settings: Value) -> None:

@@ -20,6 +20,9 @@ from chatglm.integrations.transformers.layout import (
 from chatglm.integrations.transformers.network import Network
 from chatglm.model.attention import attend
 
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""transformers' name of the keys and values that are kept: `cache` from 5.24 on."""
+
 
 class Remembered:
     """transformers' cache, and a learned prefix before it, as the network's cache.
@@ -53,7 +56,7 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["GLMBlock"]  # noqa: RUF012
-    _skip_keys_device_placement = "past_key_values"
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = [r"rotary_(pos_)?emb\."]  # noqa: RUF012
     shifts_labels = True
     official_mask_hides = False
@@ -103,6 +106,7 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        cache: Cache | None = None,
         **unused: object,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Logits (B, T, V) in float32, and the loss where labels (B, T) are given, −100 = no loss.
@@ -110,7 +114,7 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
         position_ids: (B, P, T), (B, T) for one plane, or None to tell them from ids and mask.
         attention_mask: (B, S), 0 = padding, past tokens included; or the official form (B, 1, T, S)
         of the generation, which is True where ChatGLM-6B may *not* look and where GLM 2021 may; or
-        GLM's (B,) lengths of the context.
+        GLM's (B,) lengths of the context. cache: another name of `past_key_values`.
         """
         network: Network = self.network
         inputs = input_ids if inputs_embeds is None else inputs_embeds
@@ -119,14 +123,13 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
         learned = self.learned_prefix()
         if use_cache is None:
             use_cache = bool(getattr(self.config, "use_cache", True)) and not self.training
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        positions, mask = self.place(
-            input_ids, inputs, position_ids, attention_mask, past_key_values, learned
-        )
-        cache = None
-        if past_key_values is not None or learned is not None:
-            cache = Remembered(past_key_values, learned)
+        past = past_key_values if cache is None else cache
+        if use_cache and past is None:
+            past = DynamicCache()
+        positions, mask = self.place(input_ids, inputs, position_ids, attention_mask, past, learned)
+        remembered = None
+        if past is not None or learned is not None:
+            remembered = Remembered(past, learned)
         states: list[Tensor] = []
         hooks = []
         if output_hidden_states or (
@@ -138,7 +141,7 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
                 for layer in network.layers[:-1]
             ]
         try:
-            hidden = network(inputs, positions, mask, cache)  # (B, T, C)
+            hidden = network(inputs, positions, mask, remembered)  # (B, T, C)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -147,8 +150,8 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
         output = CausalLMOutputWithPast(
             loss=None if labels is None else self.loss(logits, labels, num_items_in_batch),
             logits=logits,
-            past_key_values=past_key_values if use_cache else None,
             hidden_states=(*states, hidden) if hooks else None,
+            **{CACHE: past if use_cache else None},
         )
         return output if return_dict in (None, True) else output.to_tuple()
 
@@ -258,6 +261,7 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
         cache_position: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **unused: object,
     ) -> dict[str, object]:
         """What `forward` needs for the next step; positions are told from all ids so far.
@@ -282,7 +286,7 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
             "input_ids": input_ids[:, -length:],
             "position_ids": positions[..., -length:],
             "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
+            CACHE: past_key_values if cache is None else cache,
             "use_cache": use_cache,
             "logits_to_keep": logits_to_keep,
         }
