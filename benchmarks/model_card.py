@@ -35,6 +35,8 @@ PROMPTS = (
     "我想退货，应该怎么做？",
     "一加一等于几？",
 )
+"""They show what was learnt, so they are not taught: tests/training/test_everyday.py."""
+
 LONGEST = 160
 
 

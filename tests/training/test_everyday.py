@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from benchmarks.model_card import PROMPTS
 
 FILE = Path(__file__).resolve().parents[2] / "recipes" / "everyday.jsonl"
 LEAST = {
@@ -23,20 +24,6 @@ LEAST = {
     "refusal": 90,
     "writing": 220,
 }
-HELD_OUT = (
-    "你好，我是一个程序员。",
-    "你是谁？",
-    "你能做什么？",
-    "中国的首都是哪里？",
-    "我今天心情不好，怎么办？",
-    "怎样才能睡得更好？",
-    "请把下面的句子翻译成英文：今天天气很好。",
-    "请写一首关于春天的五言绝句。",
-    "我想退货，应该怎么做？",
-    "一加一等于几？",
-)
-"""The fixed prompts of the model card: they show what was learnt, so they are not taught."""
-
 Record = dict[str, object]
 Talk = list[tuple[str, str]]
 
@@ -88,7 +75,7 @@ def test_every_message_is_short_trimmed_plain_text(talks: list[Talk]) -> None:
 
 
 def test_no_held_out_prompt_is_taught(talks: list[Talk]) -> None:
-    held_out = {bare(prompt) for prompt in HELD_OUT}
+    held_out = {bare(prompt) for prompt in PROMPTS}
     assert not [text for talk in talks for _, text in talk if bare(text) in held_out]
 
 
