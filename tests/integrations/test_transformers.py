@@ -80,6 +80,18 @@ def test_batches_padded_on_the_left_are_official(shared: Path, name: str) -> Non
     assert placed.tolist() == model.generate(ids, **beams).tolist()
 
 
+@pytest.mark.parametrize("name", ["chatglm-6b", "chatglm2-6b", "glm-4-9b-chat"])
+@torch.no_grad()
+def test_the_tree_without_its_head_gives_hidden_states(shared: Path, name: str) -> None:
+    """TRL calls it, to score in chunks."""
+    model, expected = open_oracle(shared, name)
+    ids = next(value for key, value in expected.items() if key.endswith("input_ids"))
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    head = model.get_output_embeddings()
+    assert isinstance(head, torch.nn.Linear)
+    torch.testing.assert_close(head(hidden), model(ids).logits)
+
+
 @pytest.mark.parametrize("auto", ["AutoModel", "AutoModelForSeq2SeqLM", "AutoModelForCausalLM"])
 def test_glm_2021_fills_its_blank_officially(shared: Path, auto: str) -> None:
     folder = shared / "oracles" / "glm-large-chinese"

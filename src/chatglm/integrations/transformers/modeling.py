@@ -8,7 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chatglm.integrations.transformers.configuration import ChatGLMConfig, GLMConfig
-from chatglm.integrations.transformers.network import PrefixEncoder, build_network, quantize_layers
+from chatglm.integrations.transformers.network import (
+    Backbone,
+    PrefixEncoder,
+    build_network,
+    quantize_layers,
+)
 from chatglm.integrations.transformers.published import PublishedModel
 
 
@@ -32,6 +37,8 @@ class ChatGLMForConditionalGeneration(PublishedModel):
         if config.tie_word_embeddings:
             self._tied_weights_keys = {f"{self.head_name}.weight": f"{self.words_name}.weight"}
         self.adopt(build_network(self, shape, published.format), published.layout)
+        self.transformer.__class__ = Backbone  # what other tools call `base_model`
+        self.transformer.__dict__["model"] = self
         if config.quantization_bit:
             quantize_layers(self.network.layers, config.quantization_bit)
         if published.num_learned:

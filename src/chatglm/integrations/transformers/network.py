@@ -41,6 +41,14 @@ class Network(Elsewhere, Transformer):
     """The whole, which owns no module: all are in the official tree."""
 
 
+class Backbone(nn.Module):
+    """The official tree without its head; called, it gives the hidden states of its model."""
+
+    def forward(self, *inputs: object, **settings: object) -> object:
+        """Last hidden states (B, T, C) as `last_hidden_state`."""
+        return self.__dict__["model"].states(*inputs, **settings)
+
+
 class Positions(Elsewhere, PositionEmbedding):
     """Learned position tables, which the official tree keeps beside the layers."""
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from chatglm.checkpoint import Layout
 from chatglm.integrations.transformers.configuration import PublishedConfig
@@ -116,6 +116,40 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
         of the generation, which is True where ChatGLM-6B may *not* look and where GLM 2021 may; or
         GLM's (B,) lengths of the context. cache: another name of `past_key_values`.
         """
+        output = self.states(
+            input_ids,
+            position_ids,
+            attention_mask,
+            past_key_values if cache is None else cache,
+            inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+        )
+        hidden = output.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.network.logits(hidden[:, kept])
+        scored = CausalLMOutputWithPast(
+            loss=None if labels is None else self.loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            **{CACHE: output.get(CACHE)},
+        )
+        return scored if return_dict in (None, True) else scored.to_tuple()
+
+    def states(
+        self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        *,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        cache: Cache | None = None,
+        **unused: object,
+    ) -> BaseModelOutputWithPast:
+        """Last hidden states (B, T, C); arguments as in `forward`."""
         network: Network = self.network
         inputs = input_ids if inputs_embeds is None else inputs_embeds
         if inputs is None:
@@ -145,15 +179,11 @@ class PublishedModel(PreTrainedModel, GenerationMixin):
         finally:
             for hook in hooks:
                 hook.remove()
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = network.logits(hidden[:, kept])
-        output = CausalLMOutputWithPast(
-            loss=None if labels is None else self.loss(logits, labels, num_items_in_batch),
-            logits=logits,
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden,
             hidden_states=(*states, hidden) if hooks else None,
             **{CACHE: past if use_cache else None},
         )
-        return output if return_dict in (None, True) else output.to_tuple()
 
     def loss(self, logits: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:
         """Mean cross-entropy over labels ≠ −100, or their sum over `count`."""
