@@ -117,3 +117,19 @@ def make_empty(folder: Path) -> Path:
     empty = folder / "empty"
     empty.mkdir()
     return empty
+
+
+def test_added_words_that_are_not_special_stay_in_the_text(toy: Path, tmp_path: Path) -> None:
+    """GLM-4.5 has `<think>` and `<tool_call>` so; what they enclose is told by them."""
+    record = json.loads((toy / "tokenizer.json").read_text("utf-8"))
+    last = max(entry["id"] for entry in record["added_tokens"])
+    for number, word in enumerate(("<think>", "</think>"), last + 1):
+        record["added_tokens"].append({**record["added_tokens"][0], "id": number, "content": word})
+        record["added_tokens"][-1]["special"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(record), "utf-8")
+    tokenizer = load_tokenizer(tmp_path, generation="glm4")
+    text = "<think>想一想</think>你好"
+    ids = tokenizer.encode(text)
+    assert (ids[0], last + 2 in ids) == (last + 1, True)
+    assert tokenizer.decode(ids) == text
+    assert "<think>" not in tokenizer.special

@@ -139,12 +139,15 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def read_json(path: Path, generation: str) -> JsonTokenizer:
-    """The tokenizer of a `tokenizer.json`; its added tokens are the special ones."""
+    """The tokenizer of a `tokenizer.json`; its added tokens are the special ones, but for those
+    that it calls words, as GLM-4.5's `<think>` and `<tool_call>`: a reply's text has them.
+    """
     import tokenizers
 
     try:
         text = path.read_text("utf-8")
-        added = {entry["content"]: int(entry["id"]) for entry in json.loads(text)["added_tokens"]}
+        entries = json.loads(text)["added_tokens"]
+        added = {e["content"]: int(e["id"]) for e in entries if e.get("special", True)}
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises a bare Exception
         raise ValueError(f"{path} is not a tokenizer.json ({error}); download it again") from error
