@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,8 +27,6 @@ from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
 from chatglm.quantization.linear import KINDS
 from chatglm.tokenizer import Tokenizer
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(kw_only=True)

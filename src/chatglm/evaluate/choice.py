@@ -36,9 +36,6 @@ class Knows(Protocol):
         """Last hidden states (1, T, C)."""
 
 
-Predict = Callable[[Choice, Sequence[Choice]], int]
-
-
 @dataclass(kw_only=True)
 class Score:
     """Right answers of a group."""

@@ -110,7 +110,6 @@ class _Page(HTMLParser):
     """Collects the visible text of a page by block."""
 
     HIDDEN = frozenset({"script", "style", "noscript", "template", "nav", "svg", "iframe"})
-    VOID = frozenset({"br", "img", "hr", "input", "meta", "link", "wbr", "source", "col", "area"})
     BLOCKS = frozenset(
         {"p", "div", "li", "section", "article", "table", "ul", "ol", "dd", "dt", "blockquote"}
         | {"pre", "header", "footer", "main", "body", "title", "head"}
