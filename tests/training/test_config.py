@@ -71,3 +71,9 @@ def test_a_missing_recipe_and_broken_toml_are_named(tmp_path: Path) -> None:
     path.write_text("a = [", "utf-8")
     with pytest.raises(ValueError, match="not a TOML file"):
         read_recipe(path)
+
+
+def test_rates_of_blanks_that_are_no_shares_are_refused(recipe: Path) -> None:
+    recipe.write_text(RECIPE + "document_rate = 0.9\nsentence_rate = 0.2\n", "utf-8")
+    with pytest.raises(ValueError, match=r"together at most 1, got 0\.9 and 0\.2"):
+        read_recipe(recipe, [])

@@ -22,6 +22,8 @@ class SourceConfig:
     weight: share of the examples drawn from here, against the other sources' weights.
     context_is_learnt: in `blank`, the context of a causal model is predicted as well as the blanks.
     length: tokens of a blanked text at most (0: the row's); short texts have few blanks.
+    document_rate, sentence_rate: shares of the blanked texts with one long span and with whole
+        sentences; the rest has short spans.
     """
 
     path: str
@@ -29,6 +31,16 @@ class SourceConfig:
     weight: float = 1.0
     context_is_learnt: bool = False
     length: int = 0
+    document_rate: float = 0.5
+    sentence_rate: float = 0.15
+
+    def __post_init__(self) -> None:
+        rates = (self.document_rate, self.sentence_rate)
+        if min(rates) < 0 or sum(rates) > 1:
+            raise ValueError(
+                f"document_rate and sentence_rate must be at least 0 and together at most 1, got "
+                f"{rates[0]} and {rates[1]}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

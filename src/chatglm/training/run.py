@@ -81,6 +81,8 @@ def make_build(
         )
         ends = frozenset(i for mark in SENTENCE_ENDS for i in tokenizer.encode(mark)[-1:])
         blanks = BlankConfig(
+            document_rate=source.document_rate,
+            sentence_rate=source.sentence_rate,
             spans_are_shuffled=config.context == "prefix",
             context_is_learnt=source.context_is_learnt,
         )
