@@ -2,14 +2,16 @@
 PyTorch's operators.
 """
 
+from glob import glob
+
 from setuptools import Extension, setup
 
 setup(
     ext_modules=[
         Extension(
             "chatglm.quantization._native",
-            ["csrc/linear.cpp", "csrc/attention.cpp", "csrc/pieces.cpp", "csrc/pool.cpp"],
-            depends=["csrc/pool.h", "csrc/vector.h"],
+            sorted(glob("csrc/*.cpp")),
+            depends=sorted(glob("csrc/*.h")),
             extra_compile_args=[
                 "-O3",
                 "-std=c++17",

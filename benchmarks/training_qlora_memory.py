@@ -22,7 +22,8 @@ from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.parallel.recompute import recompute
 from chatglm.presets import PRESETS
-from chatglm.quantization.linear import BLOCK, GROUP, Bits, QuantizedLinear, bits_of
+from chatglm.quantization.linear import GROUP, Packed, QuantizedLinear, bits_of
+from chatglm.quantization.tiles import BLOCK, TILE, Bits, up_to
 from chatglm.training.batch import Batch
 from chatglm.training.config import LoopConfig, OptimConfig
 from chatglm.training.objectives import chunked
@@ -32,12 +33,13 @@ from chatglm.training.trainer import Trainer
 def random_linear(linear: nn.Linear, bits: Bits) -> QuantizedLinear:
     """A linear of random packed rows."""
     rows, columns = linear.weight.shape
-    padded = -(-columns // BLOCK) * BLOCK
-    width = padded if bits == 8 else padded // 2
-    packed = torch.randint(-127, 128, (rows, width), dtype=torch.int8)
-    weight = packed if bits == 8 else packed.view(torch.uint8)
-    scale = torch.full((rows, padded // GROUP[bits]), 2e-4 if bits == 8 else 3e-3).half()
-    return QuantizedLinear(weight, scale, columns, bits, linear.bias is not None)
+    padded, tiles = up_to(columns, BLOCK), up_to(rows, TILE) // TILE
+    weight = torch.randint(0, 256, (tiles, padded * TILE * bits // 8), dtype=torch.uint8)
+    groups = (tiles, padded // GROUP[bits], TILE)
+    scale = torch.full(groups, 2e-4 if bits == 8 else 3e-3, dtype=torch.float16)
+    packed = Packed(weight, scale)
+    bias = linear.bias is not None
+    return QuantizedLinear(packed, rows, columns, bits, GROUP[bits], bias=bias)
 
 
 def random_model(config: ModelConfig, kind: str) -> Transformer:

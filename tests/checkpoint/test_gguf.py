@@ -16,7 +16,7 @@ from chatglm.checkpoint.gguf.tensors import GgufFile
 from chatglm.checkpoint.gguf.words import keys_of_tokenizer, tokenizer_of
 from chatglm.checkpoint.parts import parameter
 from chatglm.errors import CheckpointError
-from chatglm.quantization.linear import QuantizedLinear, quantize
+from chatglm.quantization.linear import QuantizedLinear, quantized
 from chatglm.tokenizer import load_tokenizer
 
 gguf = pytest.importorskip("gguf")
@@ -187,9 +187,7 @@ def test_weights_on_a_grid_of_four_bits_come_through_int4_exactly() -> None:
     numbers = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
     kind = gguf.GGMLQuantizationType.Q4_0
     grid = torch.from_numpy(gguf.dequantize(gguf.quantize(numbers, kind), kind))
-    packed, scale = quantize(grid, 4)
-    again = QuantizedLinear(packed, scale, 256, 4, False).dequantized(torch.float32)
-    assert torch.equal(again, grid)
+    assert torch.equal(quantized(grid, 4, bias=False).dequantized(torch.float32), grid)
 
 
 def test_a_large_file_keeps_its_bits(toy: Path, tmp_path: Path, monkeypatch) -> None:

@@ -13,15 +13,19 @@ from torch.nn import functional as F
 
 from chatglm.checkpoint import load, save
 from chatglm.evaluate.likelihood import token_losses
-from chatglm.quantization import native
+from chatglm.quantization import linear, native
 from chatglm.quantization.linear import (
     GROUP,
-    Bits,
+    Packed,
     QuantizedLinear,
     dequantize,
     quantize,
     quantized,
+    spread,
+    to_integers,
+    to_tiles,
 )
+from chatglm.quantization.tiles import Bits
 
 kinds = st.sampled_from([8, 4])
 sides = st.integers(1, 150)
@@ -31,32 +35,72 @@ def random(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-@given(rows=sides, columns=sides, bits=kinds)
-@settings(deadline=None, max_examples=60)
-def test_every_weight_is_within_half_a_step(rows: int, columns: int, bits: Bits) -> None:
+def unpacked(packed: Packed, rows: int, columns: int, bits: Bits, group: int) -> torch.Tensor:
+    return dequantize(packed, rows, columns, bits, group, torch.float32)
+
+
+@given(
+    rows=sides,
+    columns=sides,
+    bits=kinds,
+    group=st.sampled_from([32, 64, 128]),
+    symmetric=st.booleans(),
+)
+@settings(deadline=None, max_examples=80)
+def test_every_weight_is_within_half_a_step(
+    rows: int, columns: int, bits: Bits, group: int, symmetric: bool
+) -> None:
     weight = random(rows, columns)
-    packed, scale = quantize(weight, bits)
-    back = dequantize(packed, scale, columns, bits, torch.float32)
-    step = scale.float().abs().repeat_interleave(GROUP[bits], 1)[:, :columns]
-    # float16 rounds the scale by up to 2⁻¹¹; in int4 the side without a −8 may lose
-    # half a step more
-    slack = 0.5 + 8 * 2**-10 if bits == 8 else 1.0
+    integers = to_integers(weight, bits, group, symmetric=symmetric)
+    back = unpacked(quantize(weight, bits, group, symmetric=symmetric), rows, columns, bits, group)
+    step = integers.scale.float().abs().repeat_interleave(group, 1)[:, :columns]
+    # float16 rounds the scale by up to 2⁻¹¹, so the ends by some steps of 8 bits; in int4 the
+    # side without a −8 may lose half a step more
+    slack = 0.5 + 256 * 2**-11 if bits == 8 else 1.0
     assert back.shape == weight.shape
     assert ((back - weight).abs() <= slack * step + 1e-7).all()
 
 
+@given(
+    rows=sides,
+    columns=sides,
+    bits=kinds,
+    group=st.sampled_from([32, 64, 128]),
+    symmetric=st.booleans(),
+)
+@settings(deadline=None, max_examples=40)
+def test_tiles_give_the_whole_numbers_back(
+    rows: int, columns: int, bits: Bits, group: int, symmetric: bool
+) -> None:
+    integers = to_integers(random(rows, columns), bits, group, symmetric=symmetric)
+    zero = 2 ** (bits - 1) if integers.zero is None else spread(integers.zero, group, columns)
+    scale = spread(integers.scale.float(), group, columns)
+    expected = (integers.values.float() - zero) * scale
+    assert torch.equal(unpacked(to_tiles(integers, bits), rows, columns, bits, group), expected)
+
+
+def test_working_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = random(100, 70)
+    whole = quantize(weight, 4)
+    monkeypatch.setattr(linear, "_CHUNK_ELEMENTS", 16 * 70 * 2)
+    parts = quantize(weight, 4)
+    assert torch.equal(whole.weight, parts.weight)
+    assert torch.equal(whole.scale, parts.scale)
+
+
 @pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("value", [0.0, 1e-12, 1e4, -3.0])
-def test_constant_rows_keep_their_value(bits: Bits, value: float) -> None:
-    packed, scale = quantize(torch.full((3, 70), value), bits)
-    back = dequantize(packed, scale, 70, bits, torch.float32)
+def test_constant_rows_keep_their_value(bits: Bits, symmetric: bool, value: float) -> None:
+    packed = quantize(torch.full((3, 70), value), bits, symmetric=symmetric)
+    back = unpacked(packed, 3, 70, bits, GROUP[bits])
     torch.testing.assert_close(back, torch.full((3, 70), value), rtol=2e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize(("bits", "bytes_of_a_row"), [(8, 128 + 2 * 2), (4, 64 + 4 * 2)])
 def test_a_row_takes_its_bits_and_a_scale_per_group(bits: Bits, bytes_of_a_row: int) -> None:
-    packed, scale = quantize(random(5, 128), bits)
-    assert packed.nbytes + scale.nbytes == 5 * bytes_of_a_row
+    packed = quantize(random(16, 128), bits)
+    assert packed.weight.nbytes + packed.scale.nbytes == 16 * bytes_of_a_row
 
 
 @given(rows=sides, columns=sides, bits=kinds, count=st.integers(1, 20))
@@ -64,11 +108,11 @@ def test_a_row_takes_its_bits_and_a_scale_per_group(bits: Bits, bytes_of_a_row: 
 def test_the_linear_is_that_of_its_dequantized_weight(
     rows: int, columns: int, bits: Bits, count: int
 ) -> None:
-    linear = quantized(random(rows, columns), bits, bias=True)
-    linear.bias = torch.nn.Parameter(random(1, rows, seed=1)[0])
+    small = quantized(random(rows, columns), bits, bias=True)
+    small.bias = torch.nn.Parameter(random(1, rows, seed=1)[0])
     x = random(count, columns, seed=2).requires_grad_()  # exact: the native kernels round x
-    expected = F.linear(x, linear.dequantized(torch.float32), linear.bias)
-    y = linear(x)
+    expected = F.linear(x, small.dequantized(torch.float32), small.bias)
+    y = small(x)
     assert y.shape == (count, rows)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
@@ -82,11 +126,11 @@ def test_a_model_quantized_while_loading_is_the_one_quantized_afterwards(
     names = dict(plain.model.named_modules())
     linears = {n: m for n, m in small.model.named_modules() if isinstance(m, QuantizedLinear)}
     assert set(linears) == {n for n, m in names.items() if isinstance(m, torch.nn.Linear)}
-    for name, linear in linears.items():
-        packed, scale = quantize(names[name].weight.detach(), linear.bits)
-        assert torch.equal(linear.weight, packed)
-        assert torch.equal(linear.weight_scale, scale)
-        names[name].weight.data.copy_(linear.dequantized(torch.float32))
+    for name, module in linears.items():
+        packed = quantize(names[name].weight.detach(), module.bits)
+        assert torch.equal(module.weight, packed.weight)
+        assert torch.equal(module.weight_scale, packed.scale)
+        names[name].weight.data.copy_(module.dequantized(torch.float32))
     ids = torch.arange(40)[None]
     with torch.inference_mode():
         torch.testing.assert_close(small.model(ids), plain.model(ids), rtol=1e-4, atol=1e-4)

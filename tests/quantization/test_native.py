@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from chatglm.quantization import native
-from chatglm.quantization.linear import Bits, dequantize, quantize, quantized
+from chatglm.quantization.linear import Integers, QuantizedLinear, quantized, to_tiles
+from chatglm.quantization.tiles import Bits
 
 pytestmark = pytest.mark.skipif(
     native.best_level() < 0, reason="the native kernels were not built on this machine"
 )
 LEVELS = range(native.best_level() + 1)
+KINDS = ("float32", "bfloat16", "int8", "int4")
 sides = st.integers(1, 300)
 
 
@@ -22,110 +24,191 @@ def random(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-def rounded(x: torch.Tensor) -> torch.Tensor:
-    """x as 8 bits in groups of 32 hold it."""
+def made(
+    kind: str, rows: int, columns: int, *, group: int = 32, symmetric: bool = True
+) -> tuple[native.Weight, torch.Tensor]:
+    """A random weight for the kernels, and the same in float32; float kinds in tiles."""
+    weight = random(rows, columns)
+    if kind.startswith("int"):
+        bits: Bits = 8 if kind == "int8" else 4
+        small = quantized(weight, bits, group, symmetric=symmetric, bias=False)
+        return small.for_kernels(), small.dequantized(torch.float32)
+    weight = weight.to(getattr(torch, kind))
+    return native.packed_weight(weight), weight.float()
+
+
+def rounded(x: torch.Tensor, kind: str) -> torch.Tensor:
+    """x as the kernels take it: for whole numbers as 8 bits in groups of 32 hold it."""
+    if not kind.startswith("int"):
+        return x.to(getattr(torch, kind)).float()
     groups = F.pad(x, (0, -x.shape[1] % 32)).unflatten(-1, (-1, 32))
     scale = groups.abs().amax(-1, keepdim=True) / 127
     whole = torch.where(scale > 0, groups / scale.clamp_min(1e-38), 0.0).round()
     return (whole * scale).flatten(1)[:, : x.shape[1]]
 
 
-def expected(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return (rounded(x).double() @ weight.double().t()).float()
+def assert_near(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, kind: str) -> None:
+    reference = (rounded(x, kind).double() @ weight.double().t()).float()
+    # of 8 bits a value halfway between two steps may be rounded to either
+    torch.testing.assert_close(y, reference, rtol=1e-3, atol=0.06 if "int" in kind else 1e-3)
+    assert (y - reference).abs().median() < 1e-4
 
 
-@given(rows=sides, columns=sides, count=st.integers(1, 20), bits=st.sampled_from([4, 8]))
-@settings(deadline=None, max_examples=80)
-def test_every_shape_is_the_formula(rows: int, columns: int, count: int, bits: Bits) -> None:
-    packed, scale = quantize(random(rows, columns), bits)
+@given(
+    rows=sides,
+    columns=sides,
+    count=st.integers(1, 40),
+    kind=st.sampled_from(KINDS),
+    group=st.sampled_from([32, 64, 128, 320]),
+    symmetric=st.booleans(),
+)
+@settings(deadline=None, max_examples=120)
+def test_every_shape_is_the_formula(
+    rows: int, columns: int, count: int, kind: str, group: int, symmetric: bool
+) -> None:
+    packed, weight = made(kind, rows, columns, group=group, symmetric=symmetric)
     x = random(count, columns, seed=1)
-    reference = expected(x, dequantize(packed, scale, columns, bits, torch.float32))
     for level in LEVELS:
-        y = native.linear(x, packed, scale, bits, level=level)
-        # a value halfway between two steps may be rounded to either
-        torch.testing.assert_close(y, reference, rtol=1e-3, atol=0.05)
-        assert (y - reference).abs().median() < 1e-4
+        assert_near(native.linear(x, packed, level=level), x, weight, kind)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@given(
+    rows=sides,
+    columns=sides,
+    count=st.integers(1, 40),
+    kind=st.sampled_from(["float32", "bfloat16"]),
+)
+@settings(deadline=None, max_examples=40)
+def test_rows_are_multiplied_as_they_lie(rows: int, columns: int, count: int, kind: str) -> None:
+    weight = random(rows, columns).to(getattr(torch, kind))
+    bias = random(1, rows, seed=2)[0]
+    x = random(count, columns, seed=1)
+    for level in LEVELS:
+        y = native.linear(x, native.float_weight(weight, bias), level=level) - bias
+        assert_near(y, x, weight, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_row_has_the_same_bits_in_any_company(bits: Bits, level: int) -> None:
-    packed, scale = quantize(random(130, 500), bits)
-    x = random(19, 500, seed=1)
-    together = native.linear(x, packed, scale, bits, level=level)
+def test_a_row_has_the_same_bits_in_any_company(kind: str, level: int) -> None:
+    packed, _ = made(kind, 130, 500)
+    x = random(37, 500, seed=1)
+    together = native.linear(x, packed, level=level)
     for i in range(len(x)):
-        alone = native.linear(x[i : i + 1], packed, scale, bits, level=level)
-        assert torch.equal(alone[0], together[i])
+        for count in (1, 3, 9):
+            some = native.linear(x[i : i + count], packed, level=level)
+            assert torch.equal(some, together[i : i + count])
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_any_number_of_threads_gives_the_same_bits(bits: Bits) -> None:
-    packed, scale = quantize(random(1000, 700), bits)
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_threads_gives_the_same_bits(kind: str) -> None:
+    packed, _ = made(kind, 1000, 700)
     x = random(9, 700, seed=1)
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2, 3, 8, 2):
             torch.set_num_threads(threads)
-            results += [native.linear(x, packed, scale, bits) for _ in range(20)]
+            results += [native.linear(x, packed) for _ in range(20)]
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(y, results[0]) for y in results)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("size", [0.0, 1e-42, 1e-30, 1e30])
-def test_extreme_values_are_kept(bits: Bits, level: int, size: float) -> None:
+def test_extreme_values_are_kept(kind: str, level: int, size: float) -> None:
     weight = torch.ones(3, 64)
-    packed, scale = quantize(weight, bits)
     x = torch.full((2, 64), size)
-    y = native.linear(x, packed, scale, bits, level=level)
+    y = native.linear(x, weight_of(kind, weight), level=level)
     torch.testing.assert_close(y, x @ weight.t(), rtol=0.02, atol=1e-40)
 
 
+def weight_of(kind: str, weight: torch.Tensor) -> native.Weight:
+    if kind.startswith("int"):
+        return quantized(weight, 8 if kind == "int8" else 4, bias=False).for_kernels()
+    return native.packed_weight(weight.to(getattr(torch, kind)))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_largest_sums_fit(bits: Bits, level: int) -> None:
+    columns = 1024
+    top = torch.full((17, columns), 2**bits - 1, dtype=torch.uint8)
+    ones = torch.ones(17, 1).half()
+    small = QuantizedLinear(
+        to_tiles(Integers(top, ones, torch.zeros(17, 1).to(torch.uint8)), bits),
+        17, columns, bits, columns, bias=False,
+    )  # fmt: skip
+    for sign in (1, -1):
+        x = torch.full((3, columns), 127.0 * sign)
+        y = native.linear(x, small.for_kernels(), level=level)
+        assert torch.equal(y, torch.full((3, 17), sign * 127.0 * columns * (2**bits - 1)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_not_finite_spoils_its_own_row_only(level: int, value: float) -> None:
-    packed, scale = quantize(random(5, 96), 4)
+def test_what_is_not_finite_spoils_its_own_row_only(kind: str, level: int, value: float) -> None:
+    packed, _ = made(kind, 5, 96)
     x = random(3, 96, seed=1)
     x[1, 40] = value
-    y = native.linear(x, packed, scale, 4, level=level)
-    assert y[1].isnan().all()
+    y = native.linear(x, packed, level=level)
+    assert not y[1].isfinite().any()
     assert y[[0, 2]].isfinite().all()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_weights_may_lie_at_any_address(bits: Bits) -> None:
-    packed, scale = quantize(random(7, 128), bits)
+    small = quantized(random(7, 128), bits, bias=False)
     x = random(2, 128, seed=1)
-    reference = native.linear(x, packed, scale, bits)
-    moved = torch.empty(packed.numel() + 1, dtype=packed.dtype)[1:].view_as(packed).copy_(packed)
-    assert torch.equal(native.linear(x, moved, scale, bits), reference)
+    reference = native.linear(x, small.for_kernels())
+    weight = small.weight
+    moved = torch.empty(weight.numel() + 1, dtype=torch.uint8)[1:].view_as(weight).copy_(weight)
+    small.weight = moved
+    assert torch.equal(native.linear(x, small.for_kernels()), reference)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_can_be_read_alone(kind: str) -> None:
+    packed, weight = made(kind, 21, 70, symmetric=False)
+    for r in (0, 15, 16, 20):
+        assert torch.equal(native.row(packed, r), weight[r])
+    with pytest.raises(IndexError, match="row 21 of a weight of 21 rows"):
+        native.row(packed, 21)
 
 
 def test_nothing_in_gives_nothing_out() -> None:
-    packed, scale = quantize(random(7, 128), 4)
-    assert native.linear(torch.empty(0, 128), packed, scale, 4).shape == (0, 7)
-    linear = quantized(random(7, 128), 4, bias=False)
-    assert linear(torch.empty(2, 0, 128)).shape == (2, 0, 7)
+    small = quantized(random(7, 128), 4, bias=False)
+    assert native.linear(torch.empty(0, 128), small.for_kernels()).shape == (0, 7)
+    assert small(torch.empty(2, 0, 128)).shape == (2, 0, 7)
 
 
 def test_a_shape_that_does_not_fit_is_refused_before_native_code() -> None:
-    packed, scale = quantize(random(7, 128), 4)
-    for x, weight, scales in (
-        (random(2, 129), packed, scale),
-        (random(2, 64), packed, scale),
-        (random(2, 128), packed[:, :-1], scale),
-        (random(2, 128), packed, scale[:-1]),
-        (random(2, 128), packed, scale.float()),
-        (random(2, 128), packed.to(torch.int8), scale),
-        (random(2, 128), packed.t().contiguous().t(), scale),
+    small = quantized(random(7, 128), 4, bias=False)
+    weight, scale, _ = small.packed
+    for wrong in (
+        {"weight": weight[:, :-1]},
+        {"scale": scale[:, :-1]},
+        {"scale": scale.float()},
+        {"weight": weight.to(torch.int8)},
+        {"rows": 17},
+        {"columns": 129},
+        {"bits": 8},
+        {"group": 16},
+        {"zero": scale},
     ):
-        with pytest.raises(ValueError, match="does not fit inputs"):
-            native.linear(x, weight, scales, 4)
+        right = {"weight": weight, "scale": scale, "zero": None, "rows": 7, "columns": 128}
+        with pytest.raises(ValueError, match="are no tiles of"):
+            native.whole_weight(**(right | {"bits": 4, "group": 32} | wrong))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="contiguous and on the CPU"):
+        native.float_weight(random(7, 128).t())
+    for x in (random(2, 129), random(2, 64), random(2, 128)[0]):
+        with pytest.raises(ValueError, match="do not fit a weight of 7 rows"):
+            native.linear(x, small.for_kernels())
     with pytest.raises(ValueError, match="level must be 0 to"):
-        native.linear(random(2, 128), packed, scale, 4, level=9)
+        native.linear(random(2, 128), small.for_kernels(), level=9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -14,7 +14,8 @@ from chatglm.checkpoint.fill import build
 from chatglm.checkpoint.open import open_model
 from chatglm.checkpoint.resolve import resolve
 from chatglm.config import ModelConfig
-from chatglm.quantization.linear import BLOCK, GROUP, bits_of
+from chatglm.quantization.linear import GROUP, bits_of
+from chatglm.quantization.tiles import BLOCK, TILE, up_to
 
 SCALE_BYTES = 2
 
@@ -80,6 +81,7 @@ def weight_bytes(model: nn.Module, bits: int) -> int:
         if isinstance(module, nn.Linear):
             rows, columns = module.weight.shape
             kept = bits_of(name, f"int{bits}")
-            padded = -(-columns // BLOCK) * BLOCK
-            total += rows * (padded * kept // 8 + padded // GROUP[kept] * SCALE_BYTES - 2 * columns)
+            padded = up_to(columns, BLOCK)
+            row_bytes = padded * kept // 8 + padded // GROUP[kept] * SCALE_BYTES
+            total += up_to(rows, TILE) * row_bytes - 2 * rows * columns
     return total

@@ -1,15 +1,12 @@
-"""Linears of few bits: int8 in groups of 64 columns, int4 in groups of 32, symmetric, with a
-float16 scale each.
-
-Columns come in blocks of 64, filled up with zeros. A block of int4 is 32 bytes: byte j holds
-column j in its low nibble and column j + 32 in its high one, both plus 8, so that a vector
-register unpacks to two groups in order.
+"""Linears of few bits: int8 with a float16 scale for 64 columns of a row, int4 for 32; other
+groups, and zero points, where they are asked for. They lie in the tiles of
+`chatglm.quantization.tiles`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,58 +14,102 @@ from torch.nn import functional as F
 
 from chatglm.quantization import native
 from chatglm.quantization.frozen import frozen_product
+from chatglm.quantization.tiles import (
+    BLOCK,
+    TILE,
+    Bits,
+    pack,
+    pack_groups,
+    unpack,
+    unpack_groups,
+    up_to,
+)
 
-Bits = Literal[8, 4]
 KINDS: dict[str, Bits] = {"int8": 8, "int4": 4}
-
-BLOCK = 64
 GROUP: dict[Bits, int] = {8: 64, 4: 32}
 # Weights that exist in float32 at once while quantizing or computing: 4 MiB, which also
 # stay in the cache between one operator and the next.
 _CHUNK_ELEMENTS = 1 << 20
 
 
-class QuantizedLinear(nn.Module):
-    """A linear over quantized rows; `bits` is 8 or 4.
+class Integers(NamedTuple):
+    """A weight in whole numbers: (values − zero) · scale.
 
-    weight: int8 (rows, padded) for 8 bits, uint8 (rows, padded / 2) for 4, `padded` being the
-        columns rounded up to 64. weight_scale: float16 (rows, padded / group).
+    values: uint8 (rows, columns), below 2 ** bits. scale: float16 (rows, groups). zero: uint8
+    (rows, groups), or None for half of what the bits hold.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor, columns: int, bits: Bits, bias: bool) -> None:
+    values: Tensor
+    scale: Tensor
+    zero: Tensor | None = None
+
+
+class Packed(NamedTuple):
+    """The same in tiles: weight uint8 (tiles, bytes), scale and zero (tiles, groups, 16)."""
+
+    weight: Tensor
+    scale: Tensor
+    zero: Tensor | None = None
+
+    def part(self, tiles: slice) -> Packed:
+        """Some of the tiles."""
+        zero = None if self.zero is None else self.zero[tiles]
+        return Packed(self.weight[tiles], self.scale[tiles], zero)
+
+
+class QuantizedLinear(nn.Module):
+    """A linear over quantized rows; `bits` is 8 or 4, `group` the columns that share a scale."""
+
+    def __init__(
+        self, packed: Packed, rows: int, columns: int, bits: Bits, group: int, *, bias: bool
+    ) -> None:
         super().__init__()
-        self.columns, self.bits = columns, bits
-        self.register_buffer("weight", weight)
-        self.register_buffer("weight_scale", scale)
+        self.rows, self.columns, self.bits, self.group = rows, columns, bits, group
+        self.register_buffer("weight", packed.weight)
+        self.register_buffer("weight_scale", packed.scale)
+        self.register_buffer("weight_zero", packed.zero)
         self.weight: Tensor
         self.weight_scale: Tensor
-        self.bias = nn.Parameter(torch.empty(weight.shape[0], device="meta")) if bias else None
+        self.weight_zero: Tensor | None
+        self.bias = nn.Parameter(torch.empty(rows, device="meta")) if bias else None
 
     @property
-    def rows(self) -> int:
-        """Width of the output."""
-        return self.weight.shape[0]
+    def packed(self) -> Packed:
+        """What is kept of the weight."""
+        return Packed(self.weight, self.weight_scale, self.weight_zero)
+
+    def for_kernels(self) -> native.Weight:
+        """The weight and the bias as the native kernels take them."""
+        return native.whole_weight(
+            *self.packed,
+            rows=self.rows,
+            columns=self.columns,
+            bits=self.bits,
+            group=self.group,
+            bias=self.bias,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, columns) → (…, rows). Where no gradient is asked for, native kernels compute it with
         x rounded to 8 bits; else the weight is taken back to x's dtype, part by part.
         """
         if is_native(x):
-            flat = x.reshape(-1, self.columns)
-            y = native.linear(flat, self.weight, self.weight_scale, self.bits).to(x.dtype)
-            y = y.view(*x.shape[:-1], self.rows)
-            return y if self.bias is None else y + self.bias
+            y = native.linear(x.reshape(-1, self.columns), self.for_kernels())
+            return y.to(x.dtype).view(*x.shape[:-1], self.rows)
         y = frozen_product(x, self.blocks)
         return y if self.bias is None else y + self.bias
 
     def blocks(self, dtype: torch.dtype) -> Iterator[Tensor]:
         """The weight's rows in `dtype`, as many at a time as fit the working memory."""
-        for weight, scale in in_chunks(self.columns, self.weight, self.weight_scale):
-            yield dequantize(weight, scale, self.columns, self.bits, dtype)
+        step = tiles_at_once(self.columns)
+        for at in range(0, len(self.weight), step):
+            rows = min(self.rows - at * TILE, step * TILE)
+            part = self.packed.part(slice(at, at + step))
+            yield dequantize(part, rows, self.columns, self.bits, self.group, dtype)
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weight (rows, columns) in `dtype`."""
-        return dequantize(self.weight, self.weight_scale, self.columns, self.bits, dtype)
+        return dequantize(self.packed, self.rows, self.columns, self.bits, self.group, dtype)
 
 
 def is_native(x: Tensor) -> bool:
@@ -77,62 +118,110 @@ def is_native(x: Tensor) -> bool:
     return x.device.type == "cpu" and not wants_gradient and native.library() is not None
 
 
-def quantize(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
-    """Packed rows and scales of a floating-point weight (rows, columns), on its device; the peak
-    is the result and a few MiB.
+def to_integers(
+    weight: Tensor, bits: Bits, group: int | None = None, *, symmetric: bool = True
+) -> Integers:
+    """The whole numbers nearest to a floating-point weight (rows, columns)."""
+    columns = weight.shape[1]
+    size = GROUP[bits] if group is None else group
+    padded = up_to(up_to(columns, BLOCK), size)
+    grouped = F.pad(weight.float(), (0, padded - columns)).unflatten(-1, (-1, size))
+    top = 2**bits - 1
+    zero = None
+    if not symmetric:
+        low, high = grouped.amin(-1).clamp_max(0), grouped.amax(-1).clamp_min(0)
+        scale = as_half((high - low) / top)
+        zero = (-low * inverse(scale)).round_().clamp_(0, top)
+        middle = zero[..., None]
+    elif bits == 8:
+        scale = as_half(grouped.abs().amax(-1) / 127)
+        middle = torch.tensor(128.0, device=weight.device)
+    else:  # the value farthest from 0 becomes -8, which the other sign does not have
+        low, high = grouped.aminmax(dim=-1)
+        scale = as_half(torch.where(-low > high, low, high) / -8)
+        middle = torch.tensor(8.0, device=weight.device)
+    values = (grouped * inverse(scale)[..., None]).round_().add_(middle).clamp_(0, top)
+    whole = values.to(torch.uint8).flatten(1)[:, :columns]
+    return Integers(whole, scale, None if zero is None else zero.to(torch.uint8))
+
+
+def as_half(scale: Tensor) -> Tensor:
+    """The scale in float16, which ends at 65,504."""
+    return scale.clamp(-65504.0, 65504.0).half()
+
+
+def inverse(scale: Tensor) -> Tensor:
+    """1 / scale in float32; 0 where the scale is."""
+    return torch.where(scale == 0, 0.0, 1.0 / scale.float())
+
+
+def to_tiles(integers: Integers, bits: Bits) -> Packed:
+    """Whole numbers, as `to_integers` or a calibration finds them, in tiles."""
+    values, scale, zero = integers
+    zeros = None if zero is None else pack_groups(zero)
+    return Packed(pack(values, bits), pack_groups(scale), zeros)
+
+
+def quantize(
+    weight: Tensor, bits: Bits, group: int | None = None, *, symmetric: bool = True
+) -> Packed:
+    """Tiles of a floating-point weight (rows, columns), on its device; the peak is the result and
+    a few MiB.
     """
     rows, columns = weight.shape
-    padded = -(-columns // BLOCK) * BLOCK
-    packed = torch.empty(
-        (rows, padded if bits == 8 else padded // 2),
-        dtype=torch.int8 if bits == 8 else torch.uint8,
-        device=weight.device,
-    )
-    scale = torch.empty((rows, padded // GROUP[bits]), dtype=torch.float16, device=weight.device)
-    for part, out, out_scale in in_chunks(columns, weight, packed, scale):
-        grouped = F.pad(part.float(), (0, padded - columns)).unflatten(-1, (-1, GROUP[bits]))
-        if bits == 8:
-            extreme = grouped.abs().amax(-1) / 127
-        else:  # the value farthest from 0 becomes -8, which the other sign does not have
-            low, high = grouped.aminmax(dim=-1)
-            extreme = torch.where(-low > high, low, high) / -8
-        half = extreme.clamp(-65504.0, 65504.0).half()
-        out_scale.copy_(half)
-        inverse = torch.where(half == 0, 0.0, 1.0 / half.float())
-        grouped = (grouped * inverse[..., None]).round_()
-        if bits == 8:
-            out.copy_(grouped.clamp_(-127, 127).flatten(1))
-            continue
-        blocks = grouped.add_(8).clamp_(0, 15).to(torch.uint8).view(-1, padded // BLOCK, 2, 32)
-        out.copy_((blocks[:, :, 0] | blocks[:, :, 1] << 4).flatten(1))
-    return packed, scale
+    size, tiles, padded = group or GROUP[bits], up_to(rows, TILE) // TILE, up_to(columns, BLOCK)
+    made = weight.new_empty(tiles, padded * TILE * bits // 8, dtype=torch.uint8)
+    scale = weight.new_empty(tiles, -(-padded // size), TILE, dtype=torch.float16)
+    zero = None if symmetric else torch.empty_like(scale, dtype=torch.uint8)
+    whole = Packed(made, scale, zero)
+    step = tiles_at_once(columns)
+    for at in range(0, tiles, step):
+        integers = to_integers(
+            weight[at * TILE : (at + step) * TILE], bits, size, symmetric=symmetric
+        )
+        for to, part in zip(whole, to_tiles(integers, bits), strict=True):
+            if to is not None and part is not None:
+                to[at : at + step] = part
+    return whole
 
 
 def dequantize(
-    weight: Tensor, scale: Tensor, columns: int, bits: Bits, dtype: torch.dtype
+    packed: Packed, rows: int, columns: int, bits: Bits, group: int, dtype: torch.dtype
 ) -> Tensor:
-    """The weight (rows, columns) in `dtype` of packed rows and scales."""
-    if bits == 8:
-        whole = weight
-    else:
-        blocks = weight.unflatten(-1, (-1, 32))
-        whole = (torch.stack((blocks & 15, blocks >> 4), -2).to(torch.int8) - 8).flatten(1)
-    grouped = whole.to(dtype).unflatten(-1, (-1, GROUP[bits])) * scale.to(dtype)[..., None]
-    return grouped.flatten(1)[:, :columns]
+    """The weight (rows, columns) in `dtype` that tiles stand for."""
+    values = unpack(packed.weight, bits)
+    middle: Tensor | int = 128 if bits == 8 else 8
+    if packed.zero is not None:
+        middle = spread(unpack_groups(packed.zero), group, values.shape[1]).short()
+    whole = (values.short() - middle).to(dtype)
+    whole *= spread(unpack_groups(packed.scale).to(dtype), group, values.shape[1])
+    return whole[:rows, :columns]
 
 
-def in_chunks(columns: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of several tensors, as many as fit the working memory."""
-    rows = max(_CHUNK_ELEMENTS // max(columns, 1), 1)
-    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+def spread(numbers: Tensor, group: int, columns: int) -> Tensor:
+    """A group's number for each of its columns: (rows, columns) of (rows, groups)."""
+    return numbers.repeat_interleave(group, 1)[:, :columns]
 
 
-def quantized(weight: Tensor, bits: Bits, *, bias: bool) -> QuantizedLinear:
+def tiles_at_once(columns: int) -> int:
+    """How many tiles fit the working memory in float32."""
+    return max(_CHUNK_ELEMENTS // (columns * TILE), 1)
+
+
+def quantized(
+    weight: Tensor,
+    bits: Bits,
+    group: int | None = None,
+    *,
+    symmetric: bool = True,
+    bias: bool,
+) -> QuantizedLinear:
     """A module with `weight` (rows, columns) quantized; a bias is allocated on `meta`, to be
     placed.
     """
-    packed, scale = quantize(weight, bits)
-    return QuantizedLinear(packed, scale, weight.shape[1], bits, bias)
+    rows, columns = weight.shape
+    packed = quantize(weight, bits, group, symmetric=symmetric)
+    return QuantizedLinear(packed, rows, columns, bits, group or GROUP[bits], bias=bias)
 
 
 def bits_of(name: str, kind: str) -> Bits:

@@ -1,6 +1,6 @@
-"""The package's native kernels for quantized linears, where they were built.
+"""The package's native kernels for linears, where they were built.
 
-They are plain C functions in a shared library that `csrc/linear.cpp` becomes; every argument is
+They are plain C functions in a shared library that `csrc/linear*.cpp` become; every argument is
 checked here, before native code runs. `CHATGLM_NATIVE=0` leaves them out.
 """
 
@@ -16,8 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chatglm.quantization.tiles import BLOCK, TILE, interleave, up_to
+
 LEVELS = ("portable", "avx2", "avx512")
-BLOCK = 64
+FLOAT_KINDS = {torch.float32: 0, torch.bfloat16: 1}
+WHOLE_KINDS = {8: 2, 4: 3}
 
 
 @cache
@@ -46,17 +49,28 @@ def library() -> ctypes.CDLL | None:
     return native
 
 
+class Weight(ctypes.Structure):
+    """ChatglmWeight of `csrc/linear.h`; it keeps the tensors that it points into."""
+
+    _fields_ = [  # noqa: RUF012
+        *((name, ctypes.c_void_p) for name in ("data", "scales", "zeros", "bias")),
+        *((name, ctypes.c_int64) for name in ("rows", "columns", "group")),
+        *((name, ctypes.c_int32) for name in ("kind", "is_packed")),
+    ]
+    tensors: tuple[Tensor | None, ...]
+
+
 def declared(native: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the types of its functions."""
     whole, pointer, count = ctypes.c_int, ctypes.c_void_p, ctypes.c_int64
+    weight = ctypes.POINTER(Weight)
     native.chatglm_best_level.restype = whole
-    native.chatglm_scratch_bytes.argtypes = [count, count]
+    native.chatglm_scratch_bytes.argtypes = [whole, count, count]
     native.chatglm_scratch_bytes.restype = count
-    native.chatglm_linear.argtypes = [
-        pointer, count, count, pointer, pointer, count, count, whole, pointer, pointer, whole,
-        whole,
-    ]  # fmt: skip
+    native.chatglm_linear.argtypes = [weight, pointer, count, pointer, pointer, whole, whole]
     native.chatglm_linear.restype = whole
+    native.chatglm_row.argtypes = [weight, count, pointer]
+    native.chatglm_row.restype = whole
     return native
 
 
@@ -66,43 +80,122 @@ def best_level() -> int:
     return -1 if native is None else int(native.chatglm_best_level())
 
 
-def linear(
-    x: Tensor, weight: Tensor, scale: Tensor, bits: int, *, level: int | None = None
-) -> Tensor:
-    """x (M, columns) times the quantized rows, (M, rows) float32, x rounded to 8 bits in groups of
-    32.
+def whole_weight(
+    weight: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    *,
+    rows: int,
+    columns: int,
+    bits: int,
+    group: int,
+    bias: Tensor | None = None,
+) -> Weight:
+    """A quantized weight for the kernels, in tiles (tiles, bytes) with scales and zero points
+    (tiles, groups, 16).
+    """
+    tiles, padded = up_to(rows, TILE) // TILE, up_to(columns, BLOCK)
+    groups = (tiles, -(-padded // max(group, 1)), TILE)
+    if (
+        bits not in (4, 8)
+        or group < 32
+        or group % 32
+        or weight.dtype != torch.uint8
+        or weight.shape != (tiles, padded * TILE * bits // 8)
+        or scale.dtype != torch.float16
+        or scale.shape != groups
+        or (zero is not None and (zero.dtype != torch.uint8 or zero.shape != groups))
+    ):
+        raise ValueError(
+            f"a {bits}-bit weight {tuple(weight.shape)} {weight.dtype} with scales "
+            f"{tuple(scale.shape)} {scale.dtype} are no tiles of {rows} rows of {columns} columns "
+            f"in groups of {group}; pack them with chatglm.quantization.linear"
+        )
+    return made((weight, scale, zero, bias), rows, columns, group, WHOLE_KINDS[bits], packed=True)
+
+
+def float_weight(weight: Tensor, bias: Tensor | None = None) -> Weight:
+    """A weight (rows, columns) of float32 or bfloat16 for the kernels, as it lies."""
+    if weight.ndim != 2 or weight.dtype not in FLOAT_KINDS:
+        raise ValueError(
+            f"a weight of shape {tuple(weight.shape)} in {weight.dtype} has no kernel; expected "
+            "rows of float32 or bfloat16"
+        )
+    rows, columns = weight.shape
+    kind = FLOAT_KINDS[weight.dtype]
+    return made((weight.detach(), None, None, bias), rows, columns, 0, kind, packed=False)
+
+
+def packed_weight(weight: Tensor, bias: Tensor | None = None) -> Weight:
+    """The same in tiles of its own."""
+    rows, columns = weight.shape
+    kind = FLOAT_KINDS[weight.dtype]
+    tiles = interleave(weight.detach())
+    return made((tiles, None, None, bias), rows, columns, 0, kind, packed=True)
+
+
+def made(
+    tensors: tuple[Tensor | None, ...],
+    rows: int,
+    columns: int,
+    group: int,
+    kind: int,
+    *,
+    packed: bool,
+) -> Weight:
+    """The structure over data, scales, zero points and bias; a bias of another dtype is copied."""
+    *parts, bias = tensors
+    if bias is not None:
+        bias = bias.detach().float().contiguous()
+    for tensor in parts:
+        if tensor is not None and not (tensor.is_contiguous() and tensor.device.type == "cpu"):
+            raise ValueError(
+                f"a weight of shape {tuple(tensor.shape)} must be contiguous and on the CPU for "
+                f"the kernels, and is on {tensor.device}"
+            )
+    if bias is not None and bias.shape != (rows,):
+        raise ValueError(f"a bias of {tuple(bias.shape)} does not fit {rows} rows")
+    kept = (*parts, bias)
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in kept]
+    weight = Weight(*pointers, rows, columns, group, kind, packed)
+    weight.tensors = kept
+    return weight
+
+
+def linear(x: Tensor, weight: Weight, *, level: int | None = None) -> Tensor:
+    """x (M, columns) times the rows of the weight, (M, rows) float32; for quantized weights x is
+    rounded to 8 bits in groups of 32, for bfloat16 to that.
 
     level: an index into LEVELS; None is the best of this processor.
     """
     native = library()
     assert native is not None
-    rows, count = weight.shape[0], x.shape[0]
-    padded = weight.shape[1] * (1 if bits == 8 else 2)
-    num_scales = padded // (64 if bits == 8 else 32)
-    kind = torch.int8 if bits == 8 else torch.uint8
-    if (
-        bits not in (4, 8)
-        or x.ndim != 2
-        or not padded - BLOCK < x.shape[1] <= padded
-        or padded % BLOCK
-        or weight.dtype != kind
-        or scale.dtype != torch.float16
-        or tuple(scale.shape) != (rows, num_scales)
-        or not all(t.is_contiguous() and t.device.type == "cpu" for t in (weight, scale))
-    ):
+    if x.ndim != 2 or x.shape[1] != weight.columns:
         raise ValueError(
-            f"a {bits}-bit weight {tuple(weight.shape)} {weight.dtype} with scales "
-            f"{tuple(scale.shape)} {scale.dtype} does not fit inputs {tuple(x.shape)}; expected "
-            f"rows of blocks of {BLOCK} columns on the processor"
+            f"inputs {tuple(x.shape)} do not fit a weight of {weight.rows} rows of "
+            f"{weight.columns} columns"
         )
+    count = x.shape[0]
     x = x.detach().to("cpu", torch.float32).contiguous()
-    y = torch.empty(count, rows)
-    scratch = torch.empty(native.chatglm_scratch_bytes(count, padded), dtype=torch.uint8)
+    y = torch.empty(count, weight.rows)
+    scratch = torch.empty(
+        native.chatglm_scratch_bytes(weight.kind, count, weight.columns), dtype=torch.uint8
+    )
     failed = native.chatglm_linear(
-        x.data_ptr(), count, x.shape[1], weight.data_ptr(), scale.data_ptr(), rows, padded, bits,
-        y.data_ptr(), scratch.data_ptr(), torch.get_num_threads(),
-        best_level() if level is None else level,
+        ctypes.byref(weight), x.data_ptr(), count, y.data_ptr(), scratch.data_ptr(),
+        torch.get_num_threads(), best_level() if level is None else level,
     )  # fmt: skip
     if failed:
         raise ValueError(f"level must be 0 to {best_level()}, got {level}")
     return y
+
+
+def row(weight: Weight, index: int) -> Tensor:
+    """Row `index` of the weight in float32."""
+    if not 0 <= index < weight.rows:
+        raise IndexError(f"row {index} of a weight of {weight.rows} rows")
+    native = library()
+    assert native is not None
+    out = torch.empty(weight.columns)
+    native.chatglm_row(ctypes.byref(weight), index, out.data_ptr())
+    return out

@@ -1,0 +1,161 @@
+// The products in plain C++, for processors without kernels of their own, and what the kernels are
+// tested against.
+
+#include <cmath>
+
+#include "linear_kernels.h"
+#include "vector.h"
+
+namespace linear {
+
+float half_to_float(uint16_t h) {
+  const uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 1023;
+  if (exponent == 0) {
+    const float tiny = std::ldexp(float(fraction), -24);
+    return sign ? -tiny : tiny;
+  }
+  const uint32_t bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+namespace {
+
+// What is not a number or infinite gives results of that kind.
+void quantize(const float* x, int64_t count, int32_t correction, uint8_t* unit, int64_t row,
+              int64_t rows) {
+  int8_t* to = reinterpret_cast<int8_t*>(unit) + row * kGroup;
+  float largest = 0;
+  bool is_finite = true;
+  for (int64_t j = 0; j < count; ++j) {
+    const float size = std::fabs(x[j]);
+    is_finite = is_finite && size <= 3.402823466e38f;
+    largest = size > largest ? size : largest;
+  }
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  int32_t sum = 0;
+  std::memset(to, 0, kGroup);
+  if (is_finite && std::isfinite(inverse)) {
+    for (int64_t j = 0; j < count; ++j) {
+      to[j] = int8_t(std::max(-127.0f, std::min(127.0f, std::nearbyintf(x[j] * inverse))));
+      sum += to[j];
+    }
+  }
+  const float scale = is_finite ? largest / 127.0f : NAN;
+  sum *= correction;
+  std::memcpy(unit + rows * kGroup + row * 4, &scale, 4);
+  std::memcpy(unit + rows * (kGroup + 4) + row * 4, &sum, 4);
+}
+
+// Adds the bias and stores what is there of a tile.
+void store(const ChatglmWeight& w, int64_t tile, const float* total, float* y) {
+  const int64_t left = std::min(kLanes, w.rows - tile * kLanes);
+  for (int64_t lane = 0; lane < left; ++lane) {
+    const int64_t r = tile * kLanes + lane;
+    y[r] = w.bias ? total[lane] + w.bias[r] : total[lane];
+  }
+}
+
+void whole(const ChatglmWeight& w, int64_t tile, int64_t tiles, const Part& part) {
+  const int64_t groups = up_to(w.columns, kBlock) / kGroup, bits = w.kind == kInt8Weight ? 8 : 4;
+  const int64_t unit = part.rows * unit_bytes(w.kind), zero = bits == 8 ? 128 : 8;
+  for (int64_t t = tile; t < tile + tiles; ++t) {
+    const uint8_t* data = static_cast<const uint8_t*>(w.data) + t * tile_bytes(w);
+    for (int64_t i = 0; i < part.count; ++i) {
+      float total[kLanes] = {};
+      for (int64_t g = 0; g < groups; ++g) {
+        const uint8_t* x = part.panel + g * unit;
+        const int8_t* values = reinterpret_cast<const int8_t*>(x) + (part.first + i) * kGroup;
+        float x_scale;
+        int32_t correction;
+        std::memcpy(&x_scale, x + part.rows * kGroup + (part.first + i) * 4, 4);
+        std::memcpy(&correction, x + part.rows * (kGroup + 4) + (part.first + i) * 4, 4);
+        const int64_t scale = (t * num_scales(w) + g * kGroup / w.group) * kLanes;
+        for (int64_t lane = 0; lane < kLanes; ++lane) {
+          int32_t sum = w.zeros ? correction / zero * w.zeros[scale + lane] : correction;
+          for (int64_t j = 0; j < kGroup; ++j) {
+            const int64_t step = j / 4, at = lane * 4 + j % 4;
+            const int value = bits == 8 ? data[(g * 8 + step) * kStep + at]
+                                        : data[(g * 4 + step % 4) * kStep + at] >> step / 4 * 4 & 15;
+            sum += value * values[j];
+          }
+          total[lane] += half_to_float(w.scales[scale + lane]) * x_scale * float(sum);
+        }
+      }
+      store(w, t, total, part.y + i * part.ldy);
+    }
+  }
+}
+
+float value_at(const void* data, int kind, int64_t at) {
+  if (kind == kFloatWeight) {
+    float value;
+    std::memcpy(&value, static_cast<const uint8_t*>(data) + at * 4, 4);
+    return value;
+  }
+  uint16_t half;
+  std::memcpy(&half, static_cast<const uint8_t*>(data) + at * 2, 2);
+  return from_brain(half);
+}
+
+void tiles(const ChatglmWeight& w, int64_t tile, int64_t tiles, const Part& part) {
+  const int64_t unit = unit_columns(w.kind), step = unit / 16;
+  for (int64_t t = tile; t < tile + tiles; ++t) {
+    const uint8_t* data = static_cast<const uint8_t*>(w.data) + t * tile_bytes(w);
+    for (int64_t i = 0; i < part.count; ++i) {
+      float total[kLanes] = {};
+      for (int64_t c = 0; c < w.columns; ++c) {
+        const int64_t at = (c / unit * part.rows + part.first + i) * unit + c % unit;
+        const float x = value_at(part.panel, w.kind, at);
+        for (int64_t lane = 0; lane < kLanes; ++lane) {
+          total[lane] += value_at(data, w.kind, (c / step * kLanes + lane) * step + c % step) * x;
+        }
+      }
+      store(w, t, total, part.y + i * part.ldy);
+    }
+  }
+}
+
+void rows(const ChatglmWeight& w, int64_t begin, int64_t end, const Part& part) {
+  const int64_t unit = unit_columns(w.kind);
+  for (int64_t r = begin; r < end; ++r) {
+    for (int64_t i = 0; i < part.count; ++i) {
+      float total = 0;
+      for (int64_t c = 0; c < w.columns; ++c) {
+        const int64_t at = (c / unit * part.rows + part.first + i) * unit + c % unit;
+        total += value_at(w.data, w.kind, r * w.columns + c) * value_at(part.panel, w.kind, at);
+      }
+      part.y[i * part.ldy + r] = w.bias ? total + w.bias[r] : total;
+    }
+  }
+}
+
+}  // namespace
+
+const Kernels& portable_kernels() {
+  static const Kernels kernels = {quantize, whole, tiles, rows, kPanel, kPanel, kPanel};
+  return kernels;
+}
+
+void read_row(const ChatglmWeight& w, int64_t r, float* out) {
+  const int64_t tile = r / kLanes, lane = r % kLanes;
+  const uint8_t* data = static_cast<const uint8_t*>(w.data) + (w.is_packed ? tile * tile_bytes(w) : 0);
+  for (int64_t c = 0; c < w.columns; ++c) {
+    if (!is_whole(w.kind)) {
+      const int64_t step = unit_columns(w.kind) / 16;
+      out[c] = value_at(data, w.kind, w.is_packed ? (c / step * kLanes + lane) * step + c % step
+                                                  : r * w.columns + c);
+      continue;
+    }
+    const int64_t step = c / 4, at = lane * 4 + c % 4, high = step % 8 / 4;
+    const int value = w.kind == kInt8Weight
+                          ? data[step * kStep + at]
+                          : data[(step / 8 * 4 + step % 4) * kStep + at] >> high * 4 & 15;
+    const int64_t scale = (tile * num_scales(w) + c / w.group) * kLanes + lane;
+    const int zero = w.zeros ? w.zeros[scale] : w.kind == kInt8Weight ? 128 : 8;
+    out[c] = half_to_float(w.scales[scale]) * float(value - zero);
+  }
+}
+
+}  // namespace linear
