@@ -15,6 +15,7 @@
 #include <cstring>
 #include <vector>
 
+#include "attention.h"
 #include "pool.h"
 #include "vector.h"
 
@@ -22,60 +23,7 @@ namespace {
 
 constexpr int64_t kKeys = 16;  // tokens in a block
 constexpr int64_t kRows = 8;   // queries that share a block in registers
-
-}  // namespace
-
-extern "C" {
-
-// One layer's call; mirrored in chatglm/generation/native.py, field by field.
-struct ChatglmAttention {
-  const void* qkv;  // (tokens, stride): query heads, key heads, value heads
-  void* out;        // (tokens, heads · width)
-  void* keys;       // (kv heads, blocks, width, 16)
-  void* values;     // (kv heads, blocks, 16, padded width)
-  float* key_scales;    // (kv heads, blocks, 16), for int8
-  float* value_scales;  // the same
-  const float* cos;     // (tokens, planes · turned / 2)
-  const float* sin;
-  const int32_t* tables;   // blocks of all sequences, one after the other
-  const int32_t* offsets;  // (sequences + 1), where each one's begin
-  const int32_t* firsts;   // (sequences + 1), the first token of each in qkv
-  const int32_t* places;   // (tokens), the slot that each token is stored in
-  const int32_t* visible;  // (tokens), how many slots each may see
-  int64_t stride, num_tokens, num_sequences, num_blocks;
-  int64_t heads, kv_heads, width;
-  int64_t planes, turned;  // width turned by one plane; 0: no rotary positions
-  int32_t is_interleaved;
-  int32_t kind;     // of qkv and out: 0 float32, 1 bfloat16
-  int32_t kv_kind;  // of keys and values: 0 float32, 1 bfloat16, 2 int8
-  int32_t num_threads;
-  int32_t level;  // 0 portable, 1 AVX2, 2 AVX-512
-};
-}
-
-namespace {
-
-// What all threads read of a call, and which piece of work is next.
-struct Work final : Task {
-  const ChatglmAttention* a;
-  void (*attend)(const ChatglmAttention&, int64_t sequence, int64_t group, int64_t first,
-                 int64_t count, std::vector<float>& scratch);
-  struct Piece {
-    int32_t sequence, group, first, count;
-  };
-  std::vector<Piece> pieces;
-  std::atomic<int64_t> next{0};
-
-  void run() override {
-    std::vector<float> scratch;
-    for (;;) {
-      const int64_t i = next.fetch_add(1);
-      if (i >= int64_t(pieces.size())) return;
-      const Piece& p = pieces[size_t(i)];
-      attend(*a, p.sequence, p.group, p.first, p.count, scratch);
-    }
-  }
-};
+constexpr int64_t kMostWidth = 1024;
 
 INLINE int64_t padded(int64_t width) { return (width + kKeys - 1) / kKeys * kKeys; }
 
@@ -152,7 +100,7 @@ INLINE void store(const ChatglmAttention& a, int64_t sequence, int64_t token, fl
 // share of token r div share.
 template <int kind>
 INLINE void attend_tile(const ChatglmAttention& a, int64_t sequence, int64_t group, int64_t first,
-                        int64_t count, std::vector<float>& scratch) {
+                        int64_t count) {
   const int64_t share = a.heads / a.kv_heads, wide = padded(a.width);
   const int64_t begin = a.firsts[sequence];
   const int32_t* table = a.tables + a.offsets[sequence];
@@ -165,11 +113,12 @@ INLINE void attend_tile(const ChatglmAttention& a, int64_t sequence, int64_t gro
   }
   const int64_t blocks = (most + kKeys - 1) / kKeys, span = blocks * kKeys;
   const size_t needed = size_t(kRows * (2 * wide + span));
+  thread_local std::vector<float> scratch;  // kept: calls come by the thousand
   if (scratch.size() < needed) scratch.resize(needed);
   float* q = scratch.data();             // (width, rows)
   float* sums = q + kRows * wide;    // (rows, wide)
   float* scores = sums + kRows * wide;   // (rows, span)
-  float head[1024];
+  float head[kMostWidth];
   for (int64_t r = 0; r < kRows; ++r) {
     const int64_t row = first + std::min(r, count - 1);
     read_head(a, begin + row / share, group * share + row % share, true, head);
@@ -250,30 +199,32 @@ INLINE void attend_tile(const ChatglmAttention& a, int64_t sequence, int64_t gro
   }
 }
 
-INLINE void store_all(const ChatglmAttention& a) {
-  float buffer[1024];
+INLINE void store_part(const ChatglmAttention& a, int64_t first, int64_t last) {
+  float buffer[kMostWidth];
   for (int64_t s = 0; s < a.num_sequences; ++s) {
-    for (int64_t t = a.firsts[s]; t < a.firsts[s + 1]; ++t) store(a, s, t, buffer);
+    const int64_t begin = std::max<int64_t>(a.firsts[s], first);
+    const int64_t end = std::min<int64_t>(a.firsts[s + 1], last);
+    for (int64_t t = begin; t < end; ++t) store(a, s, t, buffer);
   }
 }
 
-INLINE void attend_kind(const ChatglmAttention& a, int64_t sequence, int64_t group, int64_t first,
-                        int64_t count, std::vector<float>& scratch) {
+INLINE void attend_kind(const ChatglmAttention& a, const AttentionPiece& p) {
   if (a.kv_kind == kFloat) {
-    attend_tile<kFloat>(a, sequence, group, first, count, scratch);
+    attend_tile<kFloat>(a, p.sequence, p.group, p.first, p.count);
   } else if (a.kv_kind == kBrain) {
-    attend_tile<kBrain>(a, sequence, group, first, count, scratch);
+    attend_tile<kBrain>(a, p.sequence, p.group, p.first, p.count);
   } else {
-    attend_tile<kByte>(a, sequence, group, first, count, scratch);
+    attend_tile<kByte>(a, p.sequence, p.group, p.first, p.count);
   }
 }
 
-#define VERSION(name, attribute)                                                                 \
-  attribute void attend_##name(const ChatglmAttention& a, int64_t sequence, int64_t group,       \
-                               int64_t first, int64_t count, std::vector<float>& scratch) {      \
-    attend_kind(a, sequence, group, first, count, scratch);                                      \
-  }                                                                                              \
-  attribute void store_##name(const ChatglmAttention& a) { store_all(a); }
+#define VERSION(name, attribute)                                                              \
+  attribute void attend_##name(const ChatglmAttention& a, const AttentionPiece& p) {          \
+    attend_kind(a, p);                                                                        \
+  }                                                                                           \
+  attribute void store_##name(const ChatglmAttention& a, int64_t first, int64_t last) {       \
+    store_part(a, first, last);                                                               \
+  }
 
 VERSION(portable, )
 #if defined(__x86_64__)
@@ -292,50 +243,74 @@ int best_level() {
   return 0;
 }
 
-bool is_wrong(const ChatglmAttention& a) {
+// Takes pieces until none is left.
+struct Work final : Task {
+  const ChatglmAttention* call;
+  std::vector<AttentionPiece> pieces;
+  std::atomic<size_t> next{0};
+
+  void run() override {
+    for (;;) {
+      const size_t i = next.fetch_add(1);
+      if (i >= pieces.size()) return;
+      attention_attend(*call, pieces[i]);
+    }
+  }
+};
+
+}  // namespace
+
+bool attention_is_wrong(const ChatglmAttention& a) {
   return a.num_tokens < 0 || a.num_sequences < 0 || a.kv_heads < 1 || a.heads % a.kv_heads ||
-         a.width < 1 || a.width > 1024 || a.planes < 0 || a.turned < 0 || a.turned % 2 ||
+         a.width < 1 || a.width > kMostWidth || a.planes < 0 || a.turned < 0 || a.turned % 2 ||
          a.planes * a.turned > a.width || (a.kind != kFloat && a.kind != kBrain) ||
          a.kv_kind < kFloat || a.kv_kind > kByte || a.num_threads < 1 || a.level < 0 ||
          a.level > best_level();
 }
 
-}  // namespace
-
-extern "C" {
-
-// 0, or 1 where an argument is out of range.
-__attribute__((visibility("default"))) int chatglm_attention(const ChatglmAttention* call) {
-  const ChatglmAttention& a = *call;
-  if (is_wrong(a)) return 1;
-  Work work;
-  work.a = call;
-  work.attend = attend_portable;
-  void (*store_tokens)(const ChatglmAttention&) = store_portable;
-#if defined(__x86_64__)
-  if (a.level == 1) {
-    work.attend = attend_avx2;
-    store_tokens = store_avx2;
-  } else if (a.level == 2) {
-    work.attend = attend_avx512;
-    store_tokens = store_avx512;
-  }
-#endif
-  store_tokens(a);
+int64_t attention_pieces(const ChatglmAttention& a, std::vector<AttentionPiece>& pieces) {
   int64_t products = 0;
   for (int64_t s = 0; s < a.num_sequences; ++s) {
     const int64_t length = a.firsts[s + 1] - a.firsts[s];
     const int64_t rows = length * (a.heads / a.kv_heads);
     for (int64_t first = 0; first < rows; first += kRows) {
       for (int64_t g = 0; g < a.kv_heads; ++g) {
-        work.pieces.push_back({int32_t(s), int32_t(g), int32_t(first),
-                               int32_t(std::min(kRows, rows - first))});
+        pieces.push_back({int32_t(s), int32_t(g), int32_t(first),
+                          int32_t(std::min(kRows, rows - first))});
       }
     }
     if (length > 0) products += length * a.heads * a.width * a.visible[a.firsts[s + 1] - 1];
   }
+  return products;
+}
+
+void attention_store(const ChatglmAttention& a, int64_t first, int64_t last) {
+#if defined(__x86_64__)
+  if (a.level == 2) return store_avx512(a, first, last);
+  if (a.level == 1) return store_avx2(a, first, last);
+#endif
+  store_portable(a, first, last);
+}
+
+void attention_attend(const ChatglmAttention& a, const AttentionPiece& piece) {
+#if defined(__x86_64__)
+  if (a.level == 2) return attend_avx512(a, piece);
+  if (a.level == 1) return attend_avx2(a, piece);
+#endif
+  attend_portable(a, piece);
+}
+
+extern "C" {
+
+// 0, or 1 where an argument is out of range.
+__attribute__((visibility("default"))) int chatglm_attention(const ChatglmAttention* call) {
+  const ChatglmAttention& a = *call;
+  if (attention_is_wrong(a)) return 1;
+  attention_store(a, 0, a.num_tokens);
+  Work work;
+  work.call = call;
   // A call of a few microseconds is not worth waking anybody.
-  const int64_t most = products < 400000 ? 1 : a.num_threads;
+  const int64_t most = attention_pieces(a, work.pieces) < 400000 ? 1 : a.num_threads;
   run_in_parallel(work, int(std::min<int64_t>(most, int64_t(work.pieces.size()))));
   return 0;
 }
