@@ -85,7 +85,7 @@ def test_drawn_replies_are_the_same_with_and_without(
     model = tiny(kind)
     draft = tiny(kind) if has_draft else None
     engine = Engine(model, draft=draft)
-    for seed in range(4):
+    for seed in range(8):
         prompt = prompt_of(model, 30, seed)
         sampling = Sampling(
             temperature=0.7, top_p=0.9, seed=seed, max_new_tokens=25, repetition_penalty=1.1

@@ -224,10 +224,21 @@ class Sampler:
             before = shares.cumsum(-1) - shares  # what stands ahead of each token
             total = shares.sum() if s.min_p > 0 or s.top_k > 0 else 1.0
             shares = shares.masked_fill(before >= s.top_p * total, 0.0)
-        if not bool(shares.sum() > 0):
-            return int(logits.argmax()) if ids is None else int(ids[0])
-        index = int(torch.multinomial(shares, 1, generator=generator))
+        index = pick(shares, generator)
+        if index is None:
+            index = int(logits.argmax()) if ids is None else 0
         return index if ids is None else int(ids[index])
+
+
+def pick(shares: Tensor, generator: torch.Generator) -> int | None:
+    """An index drawn in proportion to shares (V,); None where all are 0.
+
+    One number a draw, looked up in the sums: torch.multinomial draws a number for every word.
+    """
+    sums = shares.cumsum(-1, dtype=torch.float64)
+    at = torch.rand((), dtype=torch.float64, device=shares.device, generator=generator) * sums[-1]
+    index = int(torch.searchsorted(sums, at, right=True))
+    return index if index < len(shares) else None
 
 
 def check_finite(score: float) -> None:
