@@ -32,12 +32,20 @@ INLINE float element(const ChatglmAttention& a, int64_t at) {
                           : from_brain(static_cast<const uint16_t*>(a.qkv)[at]);
 }
 
-// A head's vector in float32, turned by its token's angles where `turns`.
+// A head's vector in float32; that of a query or key, which `turns`, by its token's angles.
 INLINE void read_head(const ChatglmAttention& a, int64_t token, int64_t head, bool turns,
                       float* out) {
   const int64_t base = token * a.stride + head * a.width;
   for (int64_t d = 0; d < a.width; ++d) out[d] = element(a, base + d);
-  if (!turns || a.turned == 0) return;
+  if (!turns) return;
+  const float* norm = head < a.heads ? a.q_norm : a.k_norm;
+  if (norm != nullptr) {
+    float squares = 0;
+    for (int64_t d = 0; d < a.width; ++d) squares += out[d] * out[d];
+    const float scale = 1.0f / std::sqrt(squares / float(a.width) + a.norm_eps);
+    for (int64_t d = 0; d < a.width; ++d) out[d] *= scale * norm[d];
+  }
+  if (a.turned == 0) return;
   const int64_t half = a.turned / 2;
   for (int64_t plane = 0; plane < a.planes; ++plane) {
     const float* cos = a.cos + (token * a.planes + plane) * half;

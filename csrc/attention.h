@@ -18,6 +18,8 @@ struct ChatglmAttention {
   float* value_scales;  // the same
   const float* cos;     // (tokens, planes · turned / 2)
   const float* sin;
+  const float* q_norm;      // (width), of the root mean square of each query head, or null
+  const float* k_norm;      // the same of key heads
   const int32_t* tables;   // blocks of all sequences, one after the other
   const int32_t* offsets;  // (sequences + 1), where each one's begin
   const int32_t* firsts;   // (sequences + 1), the first token of each in qkv
@@ -31,6 +33,7 @@ struct ChatglmAttention {
   int32_t kv_kind;  // of keys and values: 0 float32, 1 bfloat16, 2 int8
   int32_t num_threads;
   int32_t level;  // 0 portable, 1 AVX2, 2 AVX-512
+  float norm_eps;
 };
 }
 

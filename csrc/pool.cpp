@@ -1,7 +1,9 @@
-// Threads that wait for work; a short spin before sleep, since calls come in quick succession.
+// Threads that wait for work; a short spin before sleep, since calls come in quick succession. Who
+// spins for longer lets others have the processor in between.
 
 #include "pool.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -11,14 +13,9 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define PAUSE() _mm_pause()
-#else
-#define PAUSE() std::this_thread::yield()
-#endif
-
 namespace {
+
+constexpr int kSpins = 8000;  // about as long as a caller needs between two calls
 
 class Pool {
  public:
@@ -52,7 +49,13 @@ class Pool {
   void wait() {
     uint64_t seen = 0;
     for (;;) {
-      for (int spin = 0; spin < 2000 && ticket_.load() == seen; ++spin) PAUSE();
+      for (int spin = 0; spin < kSpins && ticket_.load(std::memory_order_acquire) == seen; ++spin) {
+        if (spin % 64 == 63) {
+          sched_yield();
+        } else {
+          PAUSE();
+        }
+      }
       Task* task = nullptr;
       {
         std::unique_lock<std::mutex> lock(mutex_);

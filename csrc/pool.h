@@ -2,6 +2,15 @@
 
 #pragma once
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define PAUSE() _mm_pause()
+#elif defined(__aarch64__)
+#define PAUSE() __asm__ __volatile__("yield")
+#else
+#define PAUSE()
+#endif
+
 // Work that several threads take pieces of until none is left.
 struct Task {
   virtual void run() = 0;

@@ -193,39 +193,3 @@ def test_rows_of_another_model_are_refused() -> None:
         batch.native.attend_joined(0, torch.zeros(1, 4, 128))
     with pytest.raises(ValueError, match="the native attention refuses"):
         batch.native.attend_joined(0, torch.zeros(1, 3, 7 * 16))
-
-
-@given(
-    st.integers(1, 40),
-    st.integers(1, 300),
-    st.sampled_from([torch.float32, torch.bfloat16]),
-    st.sampled_from([1e-3, 1.0, 200.0]),
-)
-@settings(max_examples=80, deadline=None)
-def test_norm_and_gate_are_those_of_pytorch(
-    rows: int, width: int, dtype: torch.dtype, size: float
-) -> None:
-    torch.manual_seed(rows * width)
-    x = (torch.randn(1, rows, 2 * width) * size).to(dtype)
-    gate, value = x.chunk(2, -1)
-    tolerance = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-5}
-    close = {"rtol": 2e-2, **tolerance}
-    expected = torch.nn.functional.silu(gate.float()) * value.float()
-    torch.testing.assert_close(native.swiglu(x).float(), expected, **close)
-    weight = torch.randn(width).to(dtype)
-    expected = torch.nn.functional.rms_norm(gate.float(), (width,), weight.float(), 1e-5)
-    torch.testing.assert_close(native.rms_norm(gate, weight, 1e-5).float(), expected, **close)
-    alone = torch.cat([native.rms_norm(gate[:, i : i + 1], weight, 1e-5) for i in range(rows)], 1)
-    assert torch.equal(alone, native.rms_norm(gate, weight, 1e-5))
-
-
-def test_gates_far_out_saturate_and_broken_numbers_are_passed_on() -> None:
-    x = torch.tensor([[-1e30, -100.0, 0.0, 100.0, torch.nan, 1.0, 1.0, 1.0, 1.0, 1.0]])
-    got = native.swiglu(x)[0]
-    assert got[:4].tolist() == [0.0, 0.0, 0.0, 100.0]
-    assert bool(got[4].isnan())
-
-
-def test_a_norm_of_another_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not fit rows of 8"):
-        native.rms_norm(torch.zeros(2, 8), torch.ones(7), 1e-5)

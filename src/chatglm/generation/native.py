@@ -27,7 +27,8 @@ KV_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 MOST_WIDTH = 1024
 
 _POINTERS = (
-    "qkv out keys values key_scales value_scales cos sin tables offsets firsts places visible"
+    "qkv out keys values key_scales value_scales cos sin q_norm k_norm "
+    "tables offsets firsts places visible"
 )
 _COUNTS = "stride num_tokens num_sequences num_blocks heads kv_heads width planes turned"
 _NUMBERS = "is_interleaved kind kv_kind num_threads level"
@@ -40,6 +41,7 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in _POINTERS.split()),
         *((name, ctypes.c_int64) for name in _COUNTS.split()),
         *((name, ctypes.c_int32) for name in _NUMBERS.split()),
+        ("norm_eps", ctypes.c_float),
     ]
 
 
@@ -55,50 +57,6 @@ def kernel() -> Callable[[object], int] | None:
     return function
 
 
-@cache
-def pieces() -> tuple[Callable[..., int], Callable[..., int]] | None:
-    """The native norm and gate, or None where they were not built or are not wanted."""
-    library = native.opened()
-    if library is None or not hasattr(library, "chatglm_norm"):
-        return None
-    pointer, count, whole = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    library.chatglm_norm.argtypes = [
-        pointer, pointer, pointer, count, count, ctypes.c_float, whole, whole,
-    ]  # fmt: skip
-    library.chatglm_gate.argtypes = [pointer, pointer, count, count, whole, whole]
-    return library.chatglm_norm, library.chatglm_gate
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x (…, C) by the root of its mean square, times the weight (C,)."""
-    both = pieces()
-    assert both is not None
-    x = x.contiguous()
-    out = torch.empty_like(x)
-    width = x.shape[-1]
-    if weight.shape != (width,) or weight.dtype != x.dtype or not weight.is_contiguous():
-        raise ValueError(
-            f"a norm of shape {tuple(weight.shape)} in {weight.dtype} does not fit rows of "
-            f"{width} in {x.dtype}"
-        )
-    kind, level = KINDS[x.dtype], native.best_level()
-    rows = x.numel() // width
-    both[0](x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, width, eps, kind, level)
-    return out
-
-
-def swiglu(x: Tensor) -> Tensor:
-    """silu(gate) · value (…, F) of rows (gate, value) (…, 2F)."""
-    both = pieces()
-    assert both is not None
-    x = x.contiguous()
-    width = x.shape[-1] // 2
-    out = x.new_empty(*x.shape[:-1], width)
-    rows = x.numel() // x.shape[-1]
-    both[1](x.data_ptr(), out.data_ptr(), rows, width, KINDS[x.dtype], native.best_level())
-    return out
-
-
 def can_serve(width: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the kernel computes attention of this kind."""
     return (
@@ -110,42 +68,52 @@ def can_serve(width: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: tor
     )
 
 
+def arranged(
+    store: KeyValueStore, spans: Sequence[Span], level: int
+) -> tuple[Arguments, tuple[array[int], ...]]:
+    """The arguments that say where sequences' tokens and blocks lie, and the arrays behind them,
+    which must live as long.
+    """
+    a = Arguments()
+    lengths = [len(span.visible) for span in spans]
+    offsets, firsts = array("i", [0]), array("i", [0])
+    tables, places, visible = array("i"), array("i"), array("i")
+    for span, length in zip(spans, lengths, strict=True):
+        table = array("i", span.table)
+        if (
+            span.start < 0
+            or span.stop > len(table) * BLOCK_SIZE
+            or not 1 <= min(span.visible) <= max(span.visible) <= span.stop
+            or not 0 <= min(table) <= max(table) < store.num_blocks
+        ):
+            raise ValueError(
+                f"slots {span.start} to {span.stop} do not lie in {len(table)} blocks of "
+                f"{store.num_blocks}; the block table is damaged"
+            )
+        tables += table
+        offsets.append(len(tables))
+        firsts.append(firsts[-1] + length)
+        places.extend(range(span.start, span.stop))
+        visible.extend(span.visible)
+    kept = (tables, offsets, firsts, places, visible)
+    a.tables, a.offsets, a.firsts, a.places, a.visible = (
+        numbers.buffer_info()[0] for numbers in kept
+    )
+    a.num_tokens, a.num_sequences = len(places), len(spans)
+    a.num_blocks = store.num_blocks
+    a.kv_heads, a.width = store.keys.shape[1], store.width
+    a.kv_kind = KV_KINDS[store.dtype]
+    a.num_threads = torch.get_num_threads()
+    a.level = native.best_level() if level < 0 else level
+    return a, kept
+
+
 class LayerCall:
     """One forward's call of the kernel; from layer to layer only the arrays change."""
 
     def __init__(self, store: KeyValueStore, spans: Sequence[Span], *, level: int = -1) -> None:
         self.store = store
-        self.arguments = a = Arguments()
-        lengths = [len(span.visible) for span in spans]
-        offsets, firsts = array("i", [0]), array("i", [0])
-        tables, places, visible = array("i"), array("i"), array("i")
-        for span, length in zip(spans, lengths, strict=True):
-            table = array("i", span.table)
-            if (
-                span.start < 0
-                or span.stop > len(table) * BLOCK_SIZE
-                or not 1 <= min(span.visible) <= max(span.visible) <= span.stop
-                or not 0 <= min(table) <= max(table) < store.num_blocks
-            ):
-                raise ValueError(
-                    f"slots {span.start} to {span.stop} do not lie in {len(table)} blocks of "
-                    f"{store.num_blocks}; the block table is damaged"
-                )
-            tables += table
-            offsets.append(len(tables))
-            firsts.append(firsts[-1] + length)
-            places.extend(range(span.start, span.stop))
-            visible.extend(span.visible)
-        self.kept = (tables, offsets, firsts, places, visible)  # as long as the call lives
-        a.tables, a.offsets, a.firsts, a.places, a.visible = (
-            numbers.buffer_info()[0] for numbers in self.kept
-        )
-        a.num_tokens, a.num_sequences = len(places), len(spans)
-        a.num_blocks = store.num_blocks
-        a.kv_heads, a.width = store.keys.shape[1], store.width
-        a.kv_kind = KV_KINDS[store.dtype]
-        a.num_threads = torch.get_num_threads()
-        a.level = native.best_level() if level < 0 else level
+        self.arguments, self.kept = arranged(store, spans, level)
         self.bases = (store.stored_keys.data_ptr(), store.stored_values.data_ptr())
         self.steps = (
             store.stored_keys.stride(0) * store.stored_keys.element_size(),

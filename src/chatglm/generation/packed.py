@@ -1,8 +1,7 @@
-"""Linears prepacked for a CPU: faster at the few rows of decoding, and a row's result is its own.
+"""What the native kernels make of a model's parts: weights in tiles, and linears over them.
 
-oneDNN's packed product computes a row of float32 the same way whatever rows come with it, which the
-usual one does not: there, one row and several take different kernels, whose last bits differ. So a
-reply does not depend on its company. In bfloat16 this holds for few rows only.
+A row's result is its own in any company, which PyTorch's products do not promise: so a reply does
+not depend on the requests that run with it.
 """
 
 from __future__ import annotations
@@ -10,128 +9,85 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
-from chatglm.generation import native
 from chatglm.generation.cache import PagedBatch
 from chatglm.model import Transformer
 from chatglm.model.attention import Attention
-from chatglm.model.mlp import MLP
 from chatglm.model.position import Rotary
+from chatglm.quantization import native
+from chatglm.quantization.native import Weight
 
-MOST_COLUMNS = 1024
 MOST_BYTES = 1 << 30
-"""Linears are packed up to this size in all, since the packed copy comes on top of the weights."""
+"""Plain weights are packed up to this size in all, since the tiles come on top of them; larger
+ones are read as they lie."""
 
 
-class PackedLinear(nn.Module):
-    """A linear with its weight in oneDNN's own layout.
-
-    In float32 wide inputs are summed in parts of 1,024 columns: beyond them oneDNN adds up one row
-    in another order than several.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        columns = weight.shape[1]
-        self.width = MOST_COLUMNS if weight.dtype == torch.float32 else columns
-        self.packed = [
-            torch.ops.mkldnn._reorder_linear_weight(part.contiguous(), 16)
-            for part in weight.detach().split(self.width, 1)
-        ]
-        self.linear_bias = None if bias is None else bias.detach()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, C) → (…, C')."""
-        if len(self.packed) == 1:
-            return multiply(x, self.packed[0], self.linear_bias)
-        parts = x.split(self.width, -1)
-        out = multiply(parts[0], self.packed[0], self.linear_bias)
-        for part, packed in zip(parts[1:], self.packed[1:], strict=True):
-            out += multiply(part, packed, None)
-        return out
+def has_weight(module: nn.Module) -> bool:
+    """Whether the kernels know a module's weight."""
+    if type(module) in (nn.Linear, nn.Embedding):
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        return weight.device.type == "cpu" and weight.dtype in native.FLOAT_KINDS
+    return hasattr(module, "for_kernels")
 
 
-def multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """x (…, C) times a packed weight: (…, C')."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return out
+def weight_of(module: nn.Module, *, packs: bool) -> Weight:
+    """A linear's or an embedding's weight as the kernels take it; packs: plain ones in tiles."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        bias = module.bias if isinstance(module, nn.Linear) else None
+        make = native.packed_weight if packs else native.float_weight
+        return make(module.weight, bias)
+    found: Weight = module.for_kernels()  # type: ignore[operator]
+    return found
 
 
 def can_pack(model: Transformer) -> bool:
-    """Whether packing helps: plain weights on a CPU with oneDNN, and not too many of them."""
-    weight = model.embedding.weight
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if weight.dtype == torch.bfloat16:
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return False
-    elif weight.dtype != torch.float32:
-        return False
+    """Whether the plain weights are few enough to be packed."""
     linears = [m.weight for m in model.modules() if type(m) is nn.Linear]
     return sum(w.numel() * w.element_size() for w in linears) <= MOST_BYTES
 
 
-def pack(model: Transformer, *, linears: bool, attention: bool) -> Transformer:
-    """A transformer that computes what `model` does and shares its weights, but for the linears if
-    they are packed; attention, norms and gates may go through the native kernels.
+def pack(model: Transformer) -> Transformer:
+    """A transformer that computes what `model` does and shares its weights, with native attention
+    and native linears; for models that have parts of which the native step knows nothing.
     """
-    packed = _copy(model, {}, linears=linears, attention=attention)
+    packs = can_pack(model)
+    packed = _copy(model, {}, packs)
     assert isinstance(packed, Transformer)
-    if model.config.tied and linears:
+    if model.config.tied and has_weight(model.embedding):
         packed.config = replace(model.config, tied=False)
-        packed.add_module("head", PackedLinear(model.embedding.weight, None))
+        packed.add_module("head", PackedLinear(model.embedding, packs))
     return packed
 
 
-def _copy(
-    module: nn.Module, known: dict[int, PackedLinear], *, linears: bool, attention: bool
-) -> nn.Module:
-    if linears and type(module) is nn.Linear:
+def _copy(module: nn.Module, known: dict[int, PackedLinear], packs: bool) -> nn.Module:
+    if type(module) is nn.Linear and has_weight(module):
         key = id(module.weight)  # adapters have linears of their own over the same weight
         if key not in known:
-            known[key] = PackedLinear(module.weight, module.bias)
+            known[key] = PackedLinear(module, packs)
         return known[key]
     twin = copy.copy(module)
     twin._modules = {
-        name: None if part is None else _copy(part, known, linears=linears, attention=attention)
+        name: None if part is None else _copy(part, known, packs)
         for name, part in module._modules.items()
     }
-    if attention and isinstance(twin, Attention) and not twin.qk_norm:
+    if isinstance(twin, Attention) and not twin.qk_norm:
         return JoinedAttention(twin)
-    if attention and native.pieces() is not None:
-        if type(twin) is nn.RMSNorm:
-            return NativeNorm(twin)
-        if type(twin) is MLP and twin.kind == "swiglu":
-            return NativeMLP(twin)
     return twin
 
 
-class NativeNorm(nn.Module):
-    """A root-mean-square norm in one call."""
+class PackedLinear(nn.Module):
+    """A linear or the rows of an embedding, by the native kernels."""
 
-    def __init__(self, norm: nn.RMSNorm) -> None:
+    def __init__(self, module: nn.Module, packs: bool) -> None:
         super().__init__()
-        self.weight = norm.weight
-        self.eps = torch.finfo(norm.weight.dtype).eps if norm.eps is None else norm.eps
+        self.kernel_weight = weight_of(module, packs=packs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C) → (…, C)."""
-        return native.rms_norm(x, self.weight, self.eps)
-
-
-class NativeMLP(nn.Module):
-    """A SwiGLU block whose gate is one call."""
-
-    def __init__(self, mlp: MLP) -> None:
-        super().__init__()
-        self.up, self.down = mlp.up, mlp.down
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, C) → (…, C)."""
-        y: Tensor = self.down(native.swiglu(self.up(x)))
-        return y
+        """(…, C) → (…, C')."""
+        y = native.linear(x.flatten(0, -2), self.kernel_weight)
+        return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
 
 class JoinedAttention(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chatglm.generation import native
+from chatglm.generation import native, network
 from chatglm.generation.adapters import Routing, route
 from chatglm.generation.cache import (
     KeyValueStore,
@@ -17,7 +17,7 @@ from chatglm.generation.cache import (
     visible_slots,
     write_learned,
 )
-from chatglm.generation.packed import can_pack, fingerprint, pack
+from chatglm.generation.packed import fingerprint, pack
 from chatglm.model import Transformer
 from chatglm.prompt import Prompt, positions
 
@@ -54,6 +54,7 @@ class Runner:
         self.adapters: dict[str, Transformer] = {}
         self.routing = Routing()
         self.whole = self.decoder = model
+        self.network: network.Network | None = None
         self.fingerprint: tuple[tuple[int, int], ...] | None = None
         self.store: KeyValueStore | None = None
 
@@ -74,10 +75,11 @@ class Runner:
         now = fingerprint(self.whole)
         if now == self.fingerprint:
             return False
-        packs = can_pack(self.model)
-        self.decoder = self.whole
-        if packs or self.is_native:
-            self.decoder = pack(self.whole, linears=packs, attention=self.is_native)
+        self.decoder, self.network = self.whole, None
+        if self.is_native and network.can_run(self.whole):
+            self.network = network.Network(self.whole)
+        elif self.is_native:
+            self.decoder = pack(self.whole)
         self.fingerprint = now
         return True
 
@@ -121,6 +123,8 @@ class Runner:
             for plane, row in zip(places, own, strict=True):
                 plane += row
         tokens = [token for part in parts for token in part.tokens]
+        if self.network is not None:
+            return self.network.forward(tokens, places, self.store, spans)
         if self.adapters:
             self.routing.set([part.adapter for part in parts], [len(p.tokens) for p in parts])
         hidden: Tensor = self.decoder(
@@ -133,6 +137,8 @@ class Runner:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores (…, V) in float32 of the token after each hidden state."""
+        if self.network is not None:
+            return self.network.logits(hidden)
         return self.decoder.logits(hidden)
 
 
