@@ -84,7 +84,7 @@ class ChatGLM:
         """The model at `source`: None (the embedded one), a directory, a hub id, `openai/MODEL`.
 
         dtype: `auto` (as the file has it), `float32`, `bfloat16` or `float16`. device: `auto`,
-        `cpu`, `cuda`, …. quantize: `int8` or `int4`, while loading. adapter: a
+        `cpu`, `cuda`, …. quantize: `int8`, `int4` or `fp8`, while loading. adapter: a
         LoRA adapter in PEFT's format; `source` may be one too, and names its base itself unless
         `base` is given. kv_dtype: of keys and values, `auto` (the model's), `float32`, `bfloat16`,
         `float16` or `int8`. draft: a smaller model of the same family whose guesses save steps
