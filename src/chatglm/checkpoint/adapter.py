@@ -101,9 +101,10 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
     """Rows and columns of a linear or embedding, whatever its weight is packed into."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    columns = getattr(module, "columns", weight.shape[1])
+    rows, columns = (getattr(module, n, weight.shape[i]) for i, n in enumerate(("rows", "columns")))
+    assert isinstance(rows, int)
     assert isinstance(columns, int)
-    return weight.shape[0], columns
+    return rows, columns
 
 
 def rows_of_parts(entry: Entry, rows: int, config: ModelConfig) -> list[int]:

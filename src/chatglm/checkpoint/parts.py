@@ -44,8 +44,9 @@ def shape_at(loaded: Loaded, format: Format, place: Place) -> tuple[int, ...]:
 
 def shape_of(loaded: Loaded, ours: str) -> tuple[int, ...]:
     """Shape of a parameter of ours, packed or not."""
-    module = loaded.model.get_submodule(ours.rpartition(".")[0])
-    shape = tuple(loaded.model.state_dict()[ours].shape)
+    owner, _, leaf = ours.rpartition(".")
+    module = loaded.model.get_submodule(owner)
+    shape = tuple(module.state_dict(keep_vars=True)[leaf].shape)
     if isinstance(module, OfficialLinear) and ours.endswith(".weight"):
         return shape[0], module.columns
     return shape
@@ -61,10 +62,12 @@ def tensor_at(loaded: Loaded, format: Format, place: Place) -> Tensor:
 
 def parameter(loaded: Loaded, ours: str) -> Tensor:
     """A parameter of the model; what is packed as floating point."""
-    module = loaded.model.get_submodule(ours.rpartition(".")[0])
-    if isinstance(module, OfficialLinear) and ours.endswith(".weight"):
+    owner, _, leaf = ours.rpartition(".")
+    module = loaded.model.get_submodule(owner)
+    if isinstance(module, OfficialLinear) and leaf == "weight":
         return module.dequantized(torch.float32)
-    return loaded.model.state_dict()[ours]
+    tensor: Tensor = module.state_dict()[leaf]
+    return tensor
 
 
 def transformers_format(config: ModelConfig) -> Format | None:

@@ -126,7 +126,7 @@ def write_shards(loaded: Loaded, target: Path) -> None:
 
 def their_tensors(loaded: Loaded, files: TensorFiles) -> Iterator[tuple[str, Lazy]]:
     """The file's tensors of the network by name, each made when it is asked for."""
-    for ours in loaded.model.state_dict():
+    for ours in loaded.model.state_dict(keep_vars=True):
         entry = with_prefix(entry_of(loaded.format, ours), loaded.name_prefix)
         for index, name in enumerate(entry.theirs):
             yield name, Lazy(loaded, files, ours, index, name)
@@ -142,7 +142,8 @@ class Lazy:
         self.ours, self.index, self.name = ours, index, name
 
     def __call__(self) -> Tensor:
-        tensor = self.loaded.model.state_dict()[self.ours].detach().cpu()
+        owner, _, leaf = self.ours.rpartition(".")
+        tensor = self.loaded.model.get_submodule(owner).state_dict()[leaf].detach().cpu()
         transform = entry_of(self.loaded.format, self.ours).transform
         part = to_theirs(transform, tensor, self.loaded.config, self.ours)[self.index]
         kept = self.loaded.dtypes.get(self.name, part.dtype)
