@@ -1,11 +1,14 @@
 """Training beside transformers' Trainer: the same shape, data, precision and processor, in one run.
 
-    python -m benchmarks.training_throughput [--method full|lora] [--length 256] [--rows 4]
+    python -m benchmarks.training_throughput [--method full lora] [--length 256 1024 0] [--compiled]
 
-A GLM-4 of random weights (by default 6 layers of 512, 8,192 words) is trained on the same rows of
+A GLM-4 of random weights (by default 6 layers of 512, 8,192 words) learns the same examples of
 chance tokens by this package and by transformers' Trainer on its own `GlmForCausalLM` (LoRA:
-PEFT), in bfloat16 autocast. Each runs in a process of its own, in turns, so that neither has the
-quieter minute; printed are tokens a second, peak memory, the last loss, and the ratio.
+PEFT), in bfloat16 autocast, both as they come. Length 0 is examples of unequal lengths, as
+conversations have them (log-normal, the middle one of 150 tokens, at most 1,024); padding then
+counts as time and not as tokens. Each runs in a process of its own, in turns, so that neither has
+the quieter minute. Printed are the tokens a second of the best turn without its first two steps,
+peak memory, the last loss, and the ratio.
 """
 
 from __future__ import annotations
@@ -53,67 +56,60 @@ def write_model(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(SHAPE), "utf-8")
 
 
-def chance_rows(count: int, length: int) -> np.ndarray:
-    """Rows of chance tokens."""
-    return np.random.default_rng(0).integers(2, SHAPE["vocab_size"], (count, length))
+def chance_texts(count: int, length: int) -> list[np.ndarray]:
+    """Examples of chance tokens."""
+    rng = np.random.default_rng(0)
+    lengths = np.full(count, length)
+    if not length:
+        lengths = np.exp(rng.normal(np.log(150), 0.8, count)).astype(int).clip(16, 1024)
+    return [rng.integers(2, SHAPE["vocab_size"], size) for size in lengths]
 
 
-def ours(folder: Path, method: str, rows: np.ndarray, batch: int, *, compiled: bool) -> list[float]:
+def ours(
+    folder: Path, method: str, texts: list[np.ndarray], batch: int, *, compiled: bool
+) -> list[float]:
     """Seconds of each step, and the last loss."""
     from chatglm import checkpoint
-    from chatglm.training.batch import Batch
+    from chatglm.data.epochs import Epochs, shares_of
+    from chatglm.data.example import causal_example
     from chatglm.training.config import LoopConfig, OptimConfig
+    from chatglm.training.log import read_metrics
+    from chatglm.training.material import Batches
     from chatglm.training.methods import put_on
     from chatglm.training.objectives import chunked
     from chatglm.training.trainer import Trainer
     from chatglm.training.tuning import TuneConfig
 
-    class Rows:
-        """The rows, one batch after the other."""
+    seconds: list[float] = []
 
-        at = 0
+    class Timed(Trainer):
+        """Notes what each step took."""
 
-        def next_batch(self, count: int) -> Batch:
-            tokens = torch.from_numpy(rows[self.at : self.at + count])
-            self.at += count
-            labels = torch.full_like(tokens, -100)
-            labels[:, :-1] = tokens[:, 1:]
-            places = torch.arange(tokens.shape[1]).expand(count, 1, -1)
-            return Batch(
-                tokens=tokens,
-                labels=labels,
-                positions=places,
-                documents=torch.zeros_like(tokens),
-                is_plain=True,
-            )
-
-        def state(self) -> dict[str, object]:
-            return {}
-
-        def load_state(self, state: dict[str, object]) -> None:
-            pass
+        def train_step(self) -> tuple[float, float, float]:
+            started = time.perf_counter()
+            told = super().train_step()
+            seconds.append(time.perf_counter() - started)
+            return told
 
     loaded = checkpoint.load(folder, dtype="float32")
-    config = TuneConfig(output_dir=str(folder / "ours"), data=("-",), method=method)  # type: ignore[arg-type]
+    output = tempfile.mkdtemp(dir=folder)
+    config = TuneConfig(output_dir=output, data=("-",), method=method)  # type: ignore[arg-type]
     network = put_on(loaded, config)
+    items = [(causal_example(text[:-1], int(text[-1])),) for text in texts]
+    epochs = Epochs(items, shares_of([len(items)], [None]), rows=batch, seed=0)
     optim = OptimConfig(kind="adamw", lr=1e-4, warmup_steps=0, weight_decay=0.0)
     loop = LoopConfig(
-        output=str(folder / "ours"), optim=optim, steps=len(rows) // batch, batch_rows=batch,
-        micro_rows=batch, precision="bfloat16", loss_chunk=0, compiled=compiled,
+        output=output, optim=optim, steps=len(texts) // batch, batch_rows=batch,
+        micro_rows=batch, precision="bfloat16", loss_chunk=config.loss_chunk, compiled=compiled,
+        log_steps=1,
     )  # fmt: skip
-    trainer = Trainer(loop, network, Rows(), chunked(0))
-    network.train()
-    seconds = []
-    loss = 0.0
-    for _ in range(loop.steps):
-        started = time.perf_counter()
-        loss, *_ = trainer.train_step()
-        seconds.append(time.perf_counter() - started)
-    return [*seconds, loss]
+    source = Batches(epochs, loaded.config, 0, {})
+    Timed(loop, network, source, chunked(loop.loss_chunk), trained_only=method == "lora").run()
+    return [*seconds, read_metrics(Path(output) / "metrics.jsonl")[-1]["loss"]]
 
 
 def theirs(
-    folder: Path, method: str, rows: np.ndarray, batch: int, *, compiled: bool
+    folder: Path, method: str, texts: list[np.ndarray], batch: int, *, compiled: bool
 ) -> list[float]:
     """Seconds of each step, and the last loss."""
     warnings.simplefilter("ignore")
@@ -138,7 +134,18 @@ def theirs(
         def on_step_end(self, *args: object, **settings: object) -> None:
             ticks[-1] += time.perf_counter()
 
-    data = [{"input_ids": row, "labels": row} for row in torch.from_numpy(rows)]
+    def padded(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """What DataCollatorForSeq2Seq makes of examples."""
+        found = {}
+        for name, fill in (("input_ids", 0), ("labels", -100), ("attention_mask", 0)):
+            rows = [example[name] for example in examples]
+            found[name] = torch.nn.utils.rnn.pad_sequence(rows, True, fill)
+        return found
+
+    data = [
+        {"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)}
+        for row in map(torch.from_numpy, texts)
+    ]
     arguments = transformers.TrainingArguments(
         output_dir=str(folder / "theirs"), per_device_train_batch_size=batch, num_train_epochs=1,
         learning_rate=1e-4, lr_scheduler_type="constant", bf16=True, use_cpu=True, report_to=[],
@@ -146,7 +153,7 @@ def theirs(
         dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = transformers.Trainer(
-        model=model, args=arguments, train_dataset=data, callbacks=[Clock()]
+        model=model, args=arguments, train_dataset=data, callbacks=[Clock()], data_collator=padded
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -156,43 +163,72 @@ def theirs(
 def main() -> None:
     """Run both in turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", choices=("full", "lora"), default="full")
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--method", nargs="+", choices=("full", "lora"), default=["full", "lora"])
+    parser.add_argument("--length", nargs="+", type=int, default=[256, 1024, 0])
+    parser.add_argument("--tokens", type=int, default=2048, help="a step of equal lengths")
+    parser.add_argument("--rows", type=int, default=8, help="a step of unequal lengths")
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--compiled", action="store_true", help="torch.compile on both sides")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        rows = chance_rows(args.steps * args.rows, args.length)
-        run = ours if args.side == "ours" else theirs
-        *seconds, loss = run(args.folder, args.method, rows, args.rows, compiled=args.compiled)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        # The first step asks for memory and compiles nothing that counts.
-        print(json.dumps({"seconds": seconds[1:], "loss": loss, "peak": peak}))
+        print(json.dumps(measure(args, args.method[0], args.length[0])))
         return
-    found: dict[str, list[dict[str, object]]] = {"ours": [], "theirs": []}
+    print("| method | length | ours, tokens/s | Trainer | ratio | ours, peak GiB | Trainer |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as name:
         write_model(Path(name))
-        for _ in range(args.turns):
-            for side in found:
-                command = [sys.executable, "-m", "benchmarks.training_throughput", "--side", side]
-                command += ["--folder", name, "--method", args.method]
-                command += ["--length", str(args.length), "--rows", str(args.rows)]
-                command += ["--steps", str(args.steps)]
-                command += ["--compiled"] if args.compiled else []
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                found[side].append(json.loads(done.stdout.splitlines()[-1]))
-    speeds = {}
-    print(f"| {args.method}, length {args.length} | tokens/s | peak GiB | last loss |")
-    print("|---|---:|---:|---:|")
-    for side, runs in found.items():
-        best = min(min(run["seconds"]) for run in runs)  # type: ignore[call-overload]
-        speeds[side] = args.rows * args.length / best
-        print(f"| {side} | {speeds[side]:,.0f} | {runs[0]['peak']:.2f} | {runs[0]['loss']:.4f} |")
-    print(f"ratio {speeds['ours'] / speeds['theirs']:.2f}")
+        for method in args.method:
+            for length in args.length:
+                found = {
+                    side: [in_process(args, name, side, method, length) for _ in range(args.turns)]
+                    for side in ("ours", "theirs")
+                }
+                speed = {side: max(run["speed"] for run in runs) for side, runs in found.items()}
+                peak = {side: runs[0]["peak"] for side, runs in found.items()}
+                losses = {side: runs[0]["loss"] for side, runs in found.items()}
+                print(
+                    f"| {method} | {length or 'unequal'} | {speed['ours']:,.0f} | "
+                    f"{speed['theirs']:,.0f} | {speed['ours'] / speed['theirs']:.2f} | "
+                    f"{peak['ours']:.2f} | {peak['theirs']:.2f} |",
+                    flush=True,
+                )
+                print(f"last losses: {losses}", file=sys.stderr)
+
+
+def measure(args: argparse.Namespace, method: str, length: int) -> dict[str, float]:
+    """One side: tokens a second, the last loss and the peak in GiB."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rows = args.tokens // length if length else args.rows
+    texts = chance_texts(args.steps * rows, length)
+    run = ours if args.side == "ours" else theirs
+    *seconds, loss = run(args.folder, method, texts, rows, compiled=args.compiled)
+    # The first steps ask for memory, and compile.
+    share = 1 - 2 / args.steps if length else 1.0
+    counted = seconds[2:] if length else seconds
+    speed = share * sum(map(len, texts)) / sum(counted)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"speed": speed, "loss": loss, "peak": peak}
+
+
+def in_process(
+    args: argparse.Namespace, folder: str, side: str, method: str, length: int
+) -> dict[str, float]:
+    """What `measure` gives in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.training_throughput", "--side", side]
+    command += ["--folder", folder, "--method", method, "--length", str(length)]
+    for name in ("tokens", "rows", "steps", "threads"):
+        command += [f"--{name}", str(getattr(args, name))]
+    command += ["--compiled"] if args.compiled else []
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
 if __name__ == "__main__":

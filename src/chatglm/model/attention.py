@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chatglm.config import ModelConfig
+from chatglm.model import blocked
 from chatglm.model.position import Rotary
 
 
@@ -21,6 +23,8 @@ class Attendable(Protocol):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled dot-product attention of q (B, H, T, D) over k, v (B, G, S, D); mask None = causal."""
+    if blocked.fits(q):
+        return blocked.attend(q, k, v, mask)
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -58,18 +62,17 @@ class Attention(nn.Module):
         cache: Attendable | None,
     ) -> Tensor:
         """What each token reads (B, T, C) from those that the mask (B, 1, T, S) lets it see."""
-        q, k, v = (
-            self.qkv(x)
-            .unflatten(-1, (-1, self.head_dim))
-            .split(  # (B, T, H or G, D)
-                [width // self.head_dim for width in self.widths], dim=2
-            )
-        )
+        num_turned = (self.widths[0] + self.widths[1]) // self.head_dim
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2G, D)
+        qk, v = heads[:, :, :num_turned], heads[:, :, num_turned:]
+        num_heads = self.widths[0] // self.head_dim
         if self.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = qk[:, :, :num_heads], qk[:, :, num_heads:]
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), 2)
         if rotary is not None:
             rope, cos, sin = rotary
-            q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
+            qk = rope.rotate(qk, cos, sin)
+        q, k = qk[:, :, :num_heads], qk[:, :, num_heads:]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, T, D)
         y = attend(q, k, v, mask) if cache is None else cache.attend(self.layer, q, k, v, mask)
         return self.out(y.transpose(1, 2).flatten(2))  # (B, T, C)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from chatglm.adapters.prefix import PrefixTuned
 from chatglm.model import Transformer
+from chatglm.parallel.group import is_sharded
 from chatglm.training.batch import Batch
+from chatglm.training.loss import word_loss
 
 Network = Transformer | PrefixTuned
 """What is trained: tokens to hidden states, hidden states to logits."""
@@ -36,10 +38,13 @@ def next_word_loss(model: Network, batch: Batch, *, chunk: int = 0) -> tuple[Ten
     """
     hidden = model(batch.tokens, batch.positions, batch.mask()).flatten(0, 1)  # (N, C)
     labels = batch.labels.flatten()  # (N,)
-    count = (labels != -100).sum()
-    if batch.is_padded:  # questions and padding need no logits
-        learnt = labels != -100
+    learnt = labels != -100
+    count = learnt.sum()
+    head = None if torch.compiler.is_compiling() else plain_head(model)
+    if batch.is_padded or head is not None:  # questions and padding need no logits
         hidden, labels = hidden[learnt], labels[learnt]
+    if head is not None and torch.is_grad_enabled():
+        return word_loss(hidden, head, labels, chunk), count
     if chunk <= 0 or chunk >= len(labels):
         return summed_cross_entropy(model, hidden, labels), count
     total = hidden.new_zeros((), dtype=torch.float32)
@@ -49,6 +54,16 @@ def next_word_loss(model: Network, batch: Batch, *, chunk: int = 0) -> tuple[Ten
             summed_cross_entropy, model, part, target, use_reentrant=False, preserve_rng_state=False
         )
     return total, count
+
+
+def plain_head(model: Network) -> Tensor | None:
+    """The matrix (V, C) that makes logits; None where it is quantized, adapted or in pieces."""
+    network = model.base if isinstance(model, PrefixTuned) else model
+    if not isinstance(network, Transformer):
+        return None
+    module = network.embedding if network.config.tied else network.head
+    is_plain = type(module) in (nn.Embedding, nn.Linear) and not is_sharded(module.weight)
+    return module.weight if is_plain else None
 
 
 def chunked(chunk: int) -> Objective:

@@ -17,7 +17,9 @@ from chatglm.parallel import Group
 from chatglm.training.batch import Batch
 from chatglm.training.best import Best
 from chatglm.training.config import LoopConfig
+from chatglm.training.fused import fuse, unfuse
 from chatglm.training.log import Log, plot_loss
+from chatglm.training.memory import kept_memory
 from chatglm.training.objectives import Network, Objective
 from chatglm.training.optim import clip, make_optimizers, rate, set_rate
 from chatglm.training.signals import Interrupted, heed_signals
@@ -98,7 +100,11 @@ class Trainer:
         self.num_tokens = 0
         self.num_seconds = 0.0
         self.stop_signal: int | None = None
-        self.loss: Objective = torch.compile(objective) if config.compiled else objective
+        self.loss: Objective = objective
+        if config.compiled:
+            self.loss = torch.compile(objective)
+        elif self.group.size == 1 and next(model.parameters()).device.type == "cpu":
+            fuse(model)
 
     def resume(self) -> bool:
         """Continue from the newest whole checkpoint; False where there is none."""
@@ -152,7 +158,7 @@ class Trainer:
         if self.step == 0 and self.config.validate_first and self.watches:
             self.tell(log, {"step": 0, "tokens": 0, **self.validate()})
         log.begin(self.num_tokens)
-        with heed_signals(self):
+        with heed_signals(self), kept_memory():
             while self.step < self.config.steps:
                 row, is_best = self.advance(log)
                 ends = self.step == self.config.steps
@@ -168,6 +174,7 @@ class Trainer:
                 if is_tired and not ends:
                     log.say(f"no lower loss in {self.best.waited} validations: stopped early")
                     break
+        unfuse(self.model)
         if self.group.is_first:
             plot_loss(self.directory)
 
