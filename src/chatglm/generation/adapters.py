@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from chatglm.model import Transformer
 
 
+class NotShared(ValueError):
+    """An adapter that changes what all requests of a batch share."""
+
+
 class Routing:
     """Which tokens of the present forward belong to which adapter; None is the base alone.
 
@@ -71,7 +75,7 @@ def route(models: Mapping[str | None, Transformer], routing: Routing) -> Transfo
         for part in ("embedding", "position", "norm", "head"):
             mine, base = getattr(model, part, None), getattr(models[None], part, None)
             if type(mine) is not type(base):
-                raise ValueError(
+                raise NotShared(
                     f"the adapter {name!r} changes the {part}, which all requests of a batch "
                     "share; load it alone, as adapter="
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -18,7 +19,7 @@ from chatglm.checkpoint import Loaded, resolve
 from chatglm.checkpoint.adapter import apply
 from chatglm.config import ModelConfig
 from chatglm.generation import batch
-from chatglm.generation.adapters import bare_twin
+from chatglm.generation.adapters import NotShared, bare_twin
 from chatglm.generation.cache import SequenceCache, position_ids
 from chatglm.generation.engine import Engine
 from chatglm.generation.history import (
@@ -57,6 +58,7 @@ class ChatGLM:
         draft: Loaded | None = None,
     ) -> None:
         self.loaded = loaded
+        self.adapter: str | None = None
         self.engine = Engine(
             loaded.model,
             stop_ids=loaded.defaults.end_ids,
@@ -84,7 +86,7 @@ class ChatGLM:
         """The model at `source`: None (the embedded one), a directory, a hub id, `openai/MODEL`.
 
         dtype: `auto` (as the file has it), `float32`, `bfloat16` or `float16`. device: `auto`,
-        `cpu`, `cuda`, …. quantize: `int8`, `int4` or `fp8`, while loading. adapter: a
+        `cpu`, `cuda`, …. quantize: `int8` or `int4`, while loading. adapter: a
         LoRA adapter in PEFT's format; `source` may be one too, and names its base itself unless
         `base` is given. kv_dtype: of keys and values, `auto` (the model's), `float32`, `bfloat16`,
         `float16` or `int8`. draft: a smaller model of the same family whose guesses save steps
@@ -123,19 +125,32 @@ class ChatGLM:
         """Let requests choose a LoRA adapter by `adapter=name`, several of them in one batch."""
         found = read_adapter(resolve(source))
         if found.saved or found.prefix is not None:
-            raise ValueError(
+            raise NotShared(
                 f"{source} replaces whole tensors or the prefix of the base, which all requests of "
                 "a batch share; load it alone, as adapter="
             )
-        twin = bare_twin(self.transformer)
+        twin = bare_twin(self.loaded.model)
         assert isinstance(twin, Transformer)
         apply(found, twin, self.loaded.format, self.config)
         self.engine.add_adapter(name, twin)
 
+    def with_adapter(self, name: str) -> ChatGLM:
+        """This model through one of the adapters that were added, over the same weights and engine;
+        whatever it is asked goes through that adapter.
+        """
+        if name not in self.engine.runner.adapters:
+            known = ", ".join(self.engine.runner.adapters) or "none"
+            raise ValueError(f"there is no adapter {name!r}; known are: {known}")
+        twin = copy(self)
+        twin.adapter = name
+        return twin
+
     @property
     def transformer(self) -> Transformer:
-        """The `nn.Module`."""
-        return self.loaded.model
+        """The `nn.Module`, with its adapter."""
+        if self.adapter is None:
+            return self.loaded.model
+        return self.engine.runner.adapters[self.adapter]
 
     @property
     def config(self) -> ModelConfig:
@@ -387,4 +402,5 @@ class ChatGLM:
 
     def sampling(self, options: Options) -> Sampling:
         """The model's own defaults with the user's options over them."""
-        return sampling_of(self.loaded.defaults, options)
+        sampling = sampling_of(self.loaded.defaults, options)
+        return sampling if sampling.adapter else replace(sampling, adapter=self.adapter)
