@@ -13,8 +13,6 @@ import pytest
 from tests.serve import wire
 from tests.serve.conftest import Running
 
-from chatglm.serve.log import clean
-
 KEY, OTHER = "sk-first-Ключ-密钥", "sk-second"
 BODY = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 2}
 
@@ -112,13 +110,32 @@ def test_an_operator_may_have_prompts_and_replies_in_the_log(
     launch: Callable[..., Running], toy: Path
 ) -> None:
     running = launch("--model", f"toy={toy}", "--log-content", "--log-format", "json")
-    asked = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 2, "temperature": 0}
-    answer = running.post("/v1/chat/completions", asked).json()
-    running.wait_for(lambda: "completion_tokens" in running.lines()[-1])
-    told = json.loads(running.lines()[-1])
-    assert "你好" in told["prompt"]
-    # The log shows control characters as Python writes them, on one line.
-    assert told["reply"] == clean(answer["choices"][0]["message"]["content"])
+
+    def told(path: str, body: dict[str, object]) -> tuple[dict[str, str], dict[str, str]]:
+        """The answer and the line of the log."""
+        before = len(running.lines())
+        answer = running.post(path, body).json()
+        running.wait_for(lambda: len(running.lines()) > before)
+        return answer, json.loads(running.lines()[-1])
+
+    # A reply of whole characters, so that it reads the same in one piece.
+    good = running.post("/tokenize", {"prompt": "好"}).json()["tokens"][0]
+    asked = {"messages": [{"role": "user", "content": "你好\n" * 200}], "max_tokens": 2}
+    answer, line = told(
+        "/v1/chat/completions", {**asked, "temperature": 0, "logit_bias": {str(good): 100}}
+    )
+    assert "你好\\n" * 199 in line["prompt"]
+    assert line["reply"] == answer["choices"][0]["message"]["content"] == "好好"  # type: ignore[index]
+    text = "今天天气很好。我们去公园散步。孩子们在草地上放风筝。"
+    answer, line = told("/v1/summarize", {"text": text, "length": 12, "mode": "extractive"})
+    assert text in line["input"]
+    assert answer["text"] in line["output"]
+    _, line = told("/v1/write", {"form": "continue", "topic": "从前", "length": 20, "seed": 1})
+    assert "从前" in line["prompt"]
+    assert int(line["completion_tokens"]) > 0
+    _, line = told("/v1/embeddings", {"input": "你好"})
+    assert line["prompt"] == "你好"
+    assert int(line["prompt_tokens"]) > 0
 
 
 def test_nothing_that_a_client_sends_can_forge_a_line_of_the_log(locked: Running) -> None:

@@ -22,7 +22,7 @@ from chatglm.serve.protocol.applications import (
     WriteBody,
 )
 from chatglm.serve.protocol.fill import FillBody
-from chatglm.serve.routes import JsonRoute, begin
+from chatglm.serve.routes import JsonRoute, begin, record_of
 from chatglm.serve.service import Counters
 from chatglm.serve.shared import SharedChatGLM
 
@@ -142,11 +142,14 @@ async def answer(
     """The response of an application: in one piece, or progress and then the result."""
     registry, served = begin(request, body.model)
     registry.room(served, 1)
+    record = record_of(request)
 
     def labelled(model: SharedChatGLM, progress: Progress) -> Mapping[str, object]:
-        return {"object": kind, "model": served.name, **work(model, progress)}
+        told = work(model, progress)
+        record.keep(body, told)
+        return {"object": kind, "model": served.name, **told}
 
-    errand = Errand(registry, served, labelled)
+    errand = Errand(registry, served, record, labelled)
     if body.stream:
         return EventStream(errand.events(), keep_alive=registry.settings.keep_alive)
     return JSONResponse(await run(request, errand))
@@ -161,7 +164,9 @@ async def support(request: Request, body: SupportBody) -> Response:
 
     registry, served = begin(request, body.model)
     registry.room(served, 1)
-    told = await counters(request).ask(registry, served, body.base, work, body.wording)
+    record = record_of(request)
+    told = await counters(request).ask(registry, served, body.base, work, record, body.wording)
+    record.keep(body, told)
     return JSONResponse({"object": "support.reply", "model": served.name, **told})
 
 
@@ -223,13 +228,15 @@ async def at_handover(request: Request, number: int, body: DeskBody) -> dict[str
             service.desk.close_handover(number, body.agent)
         return service.desk.handover(number).to_dict()
 
-    return {"object": "support.handover", **await at_desk(request, body.base, work)}
+    told = await at_desk(request, body.base, work)
+    record_of(request).keep(body, told)
+    return {"object": "support.handover", **told}
 
 
 async def at_desk(request: Request, base: str | None, work: Callable[[CustomerService], T]) -> T:
     """What some work at a base's desk comes to."""
     registry, served = begin(request, None)
-    return await counters(request).ask(registry, served, base, work)
+    return await counters(request).ask(registry, served, base, work, record_of(request))
 
 
 def counters(request: Request) -> Counters:

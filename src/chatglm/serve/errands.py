@@ -12,6 +12,7 @@ from fastapi import Request
 
 from chatglm.serve.errors import ApiError, failure, invalid
 from chatglm.serve.events import DONE, event, unless_gone
+from chatglm.serve.record import Record
 from chatglm.serve.registry import Registry, Served
 from chatglm.serve.shared import GivenUp, SharedChatGLM
 
@@ -29,10 +30,11 @@ class Errand:
         self,
         registry: Registry,
         served: Served,
+        record: Record,
         work: Callable[[SharedChatGLM, Progress], Mapping[str, object]],
     ) -> None:
         self.work, self.threads = work, registry.threads
-        self.model = registry.shared(served)
+        self.model = registry.shared(served, record)
         self.loop = asyncio.get_running_loop()
         self.progress: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
 

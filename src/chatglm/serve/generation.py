@@ -36,7 +36,7 @@ class Step:
 
 @dataclass(kw_only=True)
 class Reply:
-    """One of the replies while it is made; `said` is kept where the log is to tell it."""
+    """One of the replies while it is made."""
 
     job: Job
     text: TextStream
@@ -44,7 +44,6 @@ class Reply:
     num_cached: int = 0
     finish: str | None = None
     prompt_logprobs: list[TokenScore | None] | None = None
-    said: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -60,7 +59,8 @@ class Ask:
 class Generation:
     """All replies to a request, in the order of its prompts.
 
-    tenant: whose prompts may be found in the prefix cache; None for everybody's.
+    tenant: whose prompts may be found in the prefix cache; None for everybody's. jobs: where those
+    who report on the request look for what was done.
     `steps` starts them and ends when all have ended; leaving it early, by whatever way, cancels
     what is left before the engine's next step.
     """
@@ -69,6 +69,7 @@ class Generation:
     served: Served
     asks: Sequence[Ask]
     tenant: str | None = None
+    jobs: list[Job] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
 
     def check(self) -> None:
@@ -97,6 +98,7 @@ class Generation:
             job = Job(self.served.engine, ask.prompt, sampling, notify)
             text = TextStream(decoder(), ask.sampling.stop, strips=ask.strips)
             self.replies.append(Reply(job=job, text=text))
+            self.jobs.append(job)
             self.registry.worker.submit(job)
         return news
 
@@ -138,7 +140,8 @@ class Generation:
             piece = reply.text.push(output.token) if is_text and output.token is not None else ""
             finish: str | None = output.finish
             if reply.text.stopped:
-                finish = "stop"
+                finish = reply.job.finish = "stop"
+                del reply.job.tokens[reply.num_new :]
                 self.registry.worker.cancel(reply.job)
             if finish is not None:
                 if finish == "length":  # half a character that the limit has cut is no mistake
@@ -146,8 +149,6 @@ class Generation:
                 piece += reply.text.flush()
                 reply.finish = finish
             token = output.token if is_text else None
-            if self.registry.settings.log_content:
-                reply.said.append(piece)
             steps.append(Step(index=index, text=piece, output=output, token=token, finish=finish))
         return steps
 
@@ -185,22 +186,6 @@ class Generation:
     def num_new(self) -> int:
         """Tokens of all replies."""
         return sum(reply.num_new for reply in self.replies)
-
-    @property
-    def first_after(self) -> float | None:
-        """Seconds from the request's arrival here to its first token."""
-        times = [r.job.first - r.job.submitted for r in self.replies if r.job.first is not None]
-        return min(times) if times else None
-
-    def content(self) -> dict[str, object]:
-        """Prompts as the model read them and replies, where the operator wants them in the log."""
-        if not self.registry.settings.log_content:
-            return {}
-        decode = self.served.tokenizer.decode
-        return {
-            "prompt": "\n".join(decode(list(ask.prompt.tokens)) for ask in self.asks),
-            "reply": "\n".join("".join(reply.said) for reply in self.replies),
-        }
 
     def usage(self) -> dict[str, object]:
         """OpenAI's `usage`."""

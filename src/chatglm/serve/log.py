@@ -12,6 +12,8 @@ from typing import TextIO
 from chatglm.serve.record import Record
 
 MAX_LENGTH = 512
+CONTENT, MAX_CONTENT = frozenset({"prompt", "reply", "input", "output"}), 1 << 20
+"""Fields that are there because the operator asks for them, and how much of them is told."""
 access = logging.getLogger("chatglm.access")
 
 
@@ -32,9 +34,13 @@ def escape(letter: str) -> str:
     )
 
 
-def quoted(value: object) -> str:
-    """A value for a text line, in quotes where it has blanks or quotes."""
-    text = clean(value)
+def told(key: str, value: object) -> str:
+    """A field's value, cleaned."""
+    return clean(value, MAX_CONTENT if key in CONTENT else MAX_LENGTH)
+
+
+def quoted(text: str) -> str:
+    """A cleaned value for a text line, in quotes where it has blanks or quotes."""
     if text and not any(c in ' "=' for c in text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -58,16 +64,16 @@ class Formatter(logging.Formatter):
             error = record.exc_info[1]
             fields = {**fields, "error": f"{type(error).__name__}: {error}", "at": where(error)}
         if self.as_json:
-            told = {
+            line = {
                 "level": record.levelname.lower(),
                 "time": moment,
                 "component": component,
                 "message": message,
-                **{k: v if isinstance(v, int | float) else clean(v) for k, v in fields.items()},
+                **{k: v if isinstance(v, int | float) else told(k, v) for k, v in fields.items()},
             }
-            return json.dumps(told, ensure_ascii=False)
-        told_fields = "".join(f" {key}={quoted(value)}" for key, value in fields.items())
-        return f"{record.levelname} {moment} [{component}] {message}{told_fields}"
+            return json.dumps(line, ensure_ascii=False)
+        shown = "".join(f" {key}={quoted(told(key, value))}" for key, value in fields.items())
+        return f"{record.levelname} {moment} [{component}] {message}{shown}"
 
 
 def where(error: BaseException) -> str:

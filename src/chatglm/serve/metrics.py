@@ -17,7 +17,7 @@ from chatglm.serve.record import Record
 from chatglm.serve.worker import Job, Observer
 
 if TYPE_CHECKING:
-    from chatglm.serve.registry import Registry
+    from chatglm.serve.registry import Registry, Served
 
 router = APIRouter()
 SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
@@ -77,12 +77,12 @@ class Metrics(Observer, Collector):
         reasons = {413: "too_large", 429: "queue_full", 503: "unavailable", 401: "no_key"}
         if record.status in reasons:
             self.rejections.labels(reasons[record.status]).inc()
-        if record.generation is None:
+        if not record.jobs:
             return
         self.whole.observe(seconds)
-        for reply in record.generation.replies:
-            if reply.finish is not None:
-                self.success.labels(reply.finish).inc()
+        for job in record.jobs:
+            if job.finish is not None:
+                self.success.labels(job.finish).inc()
             else:
                 cause = "disconnect" if record.status in (200, 499) else "error"
                 self.cancelled.labels(cause).inc()
@@ -104,7 +104,9 @@ class Metrics(Observer, Collector):
             families[name] = GaugeMetricFamily(f"chatglm:{name}", meaning, labels=["model_name"])
         for name, meaning in counters.items():
             families[name] = CounterMetricFamily(f"chatglm:{name}", meaning, labels=["model_name"])
-        for served in self.registry.served.values() if self.registry is not None else ():
+        # An engine is told once, whatever names and adapters it serves.
+        first = {id(served.engine): served for served in reversed(self.served())}
+        for served in first.values():
             engine = served.engine
             values = {
                 "num_requests_running": engine.num_running,
@@ -117,6 +119,10 @@ class Metrics(Observer, Collector):
             for name, value in values.items():
                 families[name].add_metric([served.name], value)
         yield from families.values()
+
+    def served(self) -> list[Served]:
+        """The models, once there are any."""
+        return [] if self.registry is None else list(self.registry.served.values())
 
     def text(self) -> bytes:
         """All of it, in Prometheus' format."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from chatglm.serve.generation import Generation
+from pydantic import BaseModel
+
+from chatglm.prompt import Prompt
+from chatglm.serve.worker import Job
 
 
 @dataclass(kw_only=True)
 class Record:
     """One request.
 
-    tenant: a mark of the key that it came with.
+    tenant: a mark of the key that it came with. jobs: what the engine did for it. prompts: what was
+    read without a reply. decode: ids as text, where the operator wants prompts and replies in the
+    log; said: what an application was given and gave, likewise.
     """
 
     id: str
@@ -23,7 +30,24 @@ class Record:
     status: int = 0
     tenant: str | None = None
     model: str | None = None
-    generation: Generation | None = None
+    jobs: list[Job] = field(default_factory=list)
+    prompts: Sequence[Prompt] = ()
+    decode: Callable[[list[int]], str] | None = None
+    said: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, given: BaseModel, gave: object) -> None:
+        """Note what an application was given and gave, if the log is to tell it."""
+        if self.decode is not None:
+            self.said = {
+                "input": given.model_dump_json(exclude_defaults=True),
+                "output": json.dumps(gave, ensure_ascii=False),
+            }
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of all different prompts."""
+        read = [job.prompt for job in self.jobs] + list(self.prompts)
+        return sum({id(prompt): len(prompt.tokens) for prompt in read}.values())
 
     def fields(self) -> dict[str, object]:
         """What the log tells; prompts and replies only with `--log-content`."""
@@ -36,14 +60,26 @@ class Record:
         }
         if self.model is not None:
             told["model"] = self.model
-        if (made := self.generation) is not None:
-            told["prompt_tokens"] = made.num_prompt
-            told["cached_tokens"] = made.num_cached
-            told["completion_tokens"] = made.num_new
-            if made.first_after is not None:
-                told["ttft"] = round(made.first_after, 4)
-            finishes = {reply.finish or "cancelled" for reply in made.replies}
-            if finishes:
-                told["finish"] = ",".join(sorted(finishes))
-            told |= made.content()
+        if self.num_prompt:
+            told["prompt_tokens"] = self.num_prompt
+        if self.jobs:
+            firsts = {id(job.prompt): job.num_cached for job in reversed(self.jobs)}
+            told["cached_tokens"] = sum(firsts.values())
+            told["completion_tokens"] = sum(len(job.tokens) for job in self.jobs)
+            waits = [job.first - job.submitted for job in self.jobs if job.first is not None]
+            if waits:
+                told["ttft"] = round(min(waits), 4)
+            told["finish"] = ",".join(sorted({job.finish or "cancelled" for job in self.jobs}))
+        return told | self.content()
+
+    def content(self) -> dict[str, object]:
+        """Prompts as the model read them and replies, where the operator wants them in the log."""
+        if self.decode is None:
+            return {}
+        told: dict[str, object] = dict(self.said)
+        read = {id(prompt): prompt for prompt in [*self.prompts, *(j.prompt for j in self.jobs)]}
+        if read:
+            told["prompt"] = "\n".join(self.decode(list(p.tokens)) for p in read.values())
+        if self.jobs:
+            told["reply"] = "\n".join(self.decode(job.tokens).strip() for job in self.jobs)
         return told

@@ -15,6 +15,7 @@ from chatglm.generation.engine import Engine
 from chatglm.generation.sampling import Sampling
 from chatglm.prompt import Prompt
 from chatglm.serve.errors import ApiError, invalid
+from chatglm.serve.record import Record
 from chatglm.serve.settings import Settings
 from chatglm.serve.shared import SharedChatGLM
 from chatglm.serve.worker import Worker
@@ -145,6 +146,6 @@ class Registry:
                 retry_after=max(1, min(60, waiting // max(self.settings.max_num_seqs, 1))),
             )
 
-    def shared(self, served: Served) -> SharedChatGLM:
+    def shared(self, served: Served, record: Record | None = None) -> SharedChatGLM:
         """The model for a thread that wants a `ChatGLM`."""
-        return SharedChatGLM(served.model, self.worker)
+        return SharedChatGLM(served.model, self.worker, record)

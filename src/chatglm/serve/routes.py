@@ -69,15 +69,17 @@ def begin(request: Request, name: str | None) -> tuple[Registry, Served]:
     """The registry and the model that a request names."""
     registry = registry_of(request)
     served = registry.find(name)
-    record_of(request).model = served.name
+    record = record_of(request)
+    record.model = served.name
+    if registry.settings.log_content:
+        record.decode = served.tokenizer.decode
     return registry, served
 
 
 def note(request: Request, generation: Generation) -> None:
     """Have the log tell of a generation; its cache is shared by requests of the same key."""
     record = record_of(request)
-    record.generation = generation
-    generation.tenant = record.tenant
+    generation.jobs, generation.tenant = record.jobs, record.tenant
 
 
 @router.post("/v1/chat/completions")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from chatglm.serve.errands import explained
 from chatglm.serve.errors import ApiError
+from chatglm.serve.record import Record
 from chatglm.serve.registry import Registry, Served
+from chatglm.serve.shared import SharedChatGLM
 
 if TYPE_CHECKING:
     from chatglm.apps.support import CustomerService
@@ -22,9 +24,10 @@ MAX_OPEN = 16
 
 @dataclass(kw_only=True)
 class Counter:
-    """An open base: its service, touched by its own thread only."""
+    """An open base: its service and the model in it, touched by its own thread only."""
 
     thread: ThreadPoolExecutor
+    model: SharedChatGLM | None = None
     service: CustomerService | None = None
 
 
@@ -40,6 +43,7 @@ class Counters:
         served: Served,
         base: str | None,
         work: Callable[[CustomerService], T],
+        record: Record,
         wording: str = "quote",
     ) -> T:
         """What the work with a base's service comes to."""
@@ -55,8 +59,10 @@ class Counters:
             oldest.thread.shutdown(wait=False)
 
         def call() -> T:
-            if counter.service is None:
-                counter.service = open_service(registry, served, name, wording)
+            if counter.service is None or counter.model is None:
+                counter.model = registry.shared(served)
+                counter.service = open_service(counter.model, name, wording)
+            counter.model.share.record = record
             return work(counter.service)
 
         try:
@@ -88,7 +94,7 @@ def first_base() -> str:
     return found[0]
 
 
-def open_service(registry: Registry, served: Served, base: str, wording: str) -> CustomerService:
+def open_service(model: SharedChatGLM, base: str, wording: str) -> CustomerService:
     """The service of a base by its name; a path or an address is none."""
     from chatglm.apps.knowledge import KnowledgeBase
     from chatglm.apps.knowledge.home import names
@@ -103,7 +109,7 @@ def open_service(registry: Registry, served: Served, base: str, wording: str) ->
         )
     return CustomerService(
         KnowledgeBase(base),
-        model=registry.shared(served),
+        model=model,
         wording="model" if wording == "model" else "quote",
     )
 

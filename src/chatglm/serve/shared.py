@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -14,6 +15,7 @@ from chatglm.generation.engine import Engine
 from chatglm.generation.request import Output
 from chatglm.generation.sampling import Sampling
 from chatglm.prompt import Prompt
+from chatglm.serve.record import Record
 from chatglm.serve.worker import Job, Worker
 
 
@@ -24,11 +26,12 @@ class GivenUp(RuntimeError):
 class SharedEngine:
     """What library code knows of an `Engine`, for one thread, over the worker.
 
-    `step` waits until the worker has something for one of this object's own requests.
+    `step` waits until the worker has something for one of this object's own requests. record: of
+    the HTTP request that all this is for.
     """
 
-    def __init__(self, engine: Engine, worker: Worker) -> None:
-        self.engine, self.worker = engine, worker
+    def __init__(self, engine: Engine, worker: Worker, record: Record | None) -> None:
+        self.engine, self.worker, self.record = engine, worker, record
         self.requests: dict[int, Job] = {}
         self.news = threading.Semaphore(0)
         self.next_id = 0
@@ -40,7 +43,11 @@ class SharedEngine:
     def add(self, prompt: Prompt, sampling: Sampling) -> int:
         """Queue a request."""
         self.check()
+        if self.record is not None:
+            sampling = replace(sampling, cache_salt=self.record.tenant)
         job = Job(self.engine, prompt, sampling, self.news.release)
+        if self.record is not None:
+            self.record.jobs.append(job)
         self.next_id += 1
         self.requests[self.next_id] = job
         self.worker.submit(job)
@@ -96,10 +103,10 @@ class SharedEngine:
 class SharedChatGLM(ChatGLM):
     """A `ChatGLM` whose work is done by the worker; make one for each thread."""
 
-    def __init__(self, model: ChatGLM, worker: Worker) -> None:
-        self.loaded = model.loaded
+    def __init__(self, model: ChatGLM, worker: Worker, record: Record | None = None) -> None:
+        self.loaded, self.adapter = model.loaded, model.adapter
         self.worker = worker
-        self.share = SharedEngine(model.engine, worker)
+        self.share = SharedEngine(model.engine, worker, record)
         self.engine = cast(Engine, self.share)
 
     def give_up(self) -> None:

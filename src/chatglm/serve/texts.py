@@ -18,7 +18,7 @@ from chatglm.serve.errors import failure, invalid
 from chatglm.serve.events import unless_gone
 from chatglm.serve.protocol.texts import DetokenizeBody, EmbeddingBody, TokenizeBody, listed
 from chatglm.serve.registry import Registry, Served
-from chatglm.serve.routes import JsonRoute, begin
+from chatglm.serve.routes import JsonRoute, begin, record_of
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -34,6 +34,7 @@ async def embeddings(request: Request, body: EmbeddingBody) -> Response:
             "dimensions",
         )
     prompts = await run_in_threadpool(make_prompts, served, body)
+    record_of(request).prompts = prompts
     rows = await unless_gone(request, embed_all(registry, served, prompts))
     as_text = body.encoding_format == "base64"
     count = sum(len(prompt.tokens) for prompt in prompts)

@@ -23,7 +23,8 @@ class Job:
     """One request to one engine, from any thread's side.
 
     outputs: what the engine has put out and nobody has taken yet. notify: called in the worker's
-    thread after something was put there. Times are of `time.perf_counter`.
+    thread after something was put there. tokens, num_cached, finish: what has come of it so far,
+    for whoever reports on it. Times are of `time.perf_counter`.
     """
 
     def __init__(
@@ -34,6 +35,9 @@ class Job:
         self.outputs: deque[Output] = deque()
         self.id: int | None = None
         self.num_open = sampling.n
+        self.tokens: list[int] = []
+        self.num_cached = 0
+        self.finish: str | None = None
         self.is_over = False
         self.was_refused = False
         self.submitted = time.perf_counter()
@@ -179,11 +183,7 @@ class Worker:
             job = self.jobs.get((id(engine), output.id))
             if job is None:
                 continue
-            job.now = now
-            if output.token is not None:
-                self.observer.token(job, None if job.last is None else now - job.last)
-                job.first = job.first or now
-                job.last = now
+            self.note(job, output, now)
             job.num_open -= output.finish is not None
             if not job.num_open or output.error is not None:
                 del self.jobs[id(engine), output.id]
@@ -191,6 +191,18 @@ class Worker:
             else:
                 job.outputs.append(output)
                 job.notify()
+
+    def note(self, job: Job, output: Output, now: float) -> None:
+        """Keep what a report on the job tells."""
+        job.now = now
+        job.num_cached = max(job.num_cached, output.num_cached)
+        if output.token is not None:
+            self.observer.token(job, None if job.last is None else now - job.last)
+            job.first = job.first or now
+            job.last = now
+            if job.finish is None:
+                job.tokens.append(output.token)
+        job.finish = job.finish or output.finish
 
     def note_started(self, now: float) -> None:
         """Note which jobs have left the queue."""
