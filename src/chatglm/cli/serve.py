@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_models(parser)
     add_door(parser)
     add_limits(parser)
+    add_log(parser)
+    parser.set_defaults(run=run)
+
+
+def add_log(parser: argparse.ArgumentParser) -> None:
+    """What is written down."""
     log = parser.add_argument_group(say("log", "日志"))
     log.add_argument("--log-format", choices=("text", "json"), default="text")
     log.add_argument(
@@ -39,7 +47,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help=say("prompts and replies go to the log too", "日志中包含提示词与回复"),
     )
     log.add_argument("-v", "--verbose", action="store_true")
-    parser.set_defaults(run=run)
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +69,8 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=PATH",
         help=say(
-            "the first model with a LoRA adapter, under a name of its own; may be repeated",
-            "为第一个模型加载 LoRA 适配器并另起名称，可多次给出",
+            "a LoRA adapter over its model's weights, under a name of its own; may be repeated",
+            "为其基座模型加载 LoRA 适配器（共用权重）并另起名称，可多次给出",
         ),
     )
     group.add_argument(
@@ -81,7 +88,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
     )
-    group.add_argument("--quantize", choices=("int8", "int4", "fp8"))
+    group.add_argument("--quantize", choices=("int8", "int4"))
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument(
         "--offline", action="store_true", help=say("never touch the network", "不访问网络")
@@ -127,6 +134,11 @@ def add_door(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=say("one more name of this server", "本服务的其他主机名"),
     )
+    for flag, meaning in (
+        ("--ssl-certfile", ("certificate (PEM): speak HTTPS", "证书（PEM），启用 HTTPS")),
+        ("--ssl-keyfile", ("its key, if in a file of its own", "证书私钥（如不在同一文件）")),
+    ):
+        group.add_argument(flag, type=Path, metavar="FILE", help=say(*meaning))
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
@@ -168,19 +180,35 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = make_settings(arguments)
     log.set_up(as_json=arguments.log_format == "json", verbose=arguments.verbose)
-    models = load_models(arguments, settings)
-    app = create_app(models, settings, report=log.report)
-    server = make_server(app, settings)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    names = ", ".join(models)
-    note(
-        say(
-            f"{names} at http://{host}:{settings.port} (page) and …/v1 (API); Ctrl-C stops",
-            f"{names} 已就绪：http://{host}:{settings.port}（网页），…/v1（接口）；Ctrl-C 停止",
+
+    def models() -> dict[str, ChatGLM]:
+        found = load_models(arguments, settings)
+        names = ", ".join(found)
+        note(
+            say(
+                f"{names} at {settings.url} (page) and …/v1 (API); Ctrl-C stops",
+                f"{names} 已就绪：{settings.url}（网页），…/v1（接口）；Ctrl-C 停止",
+            )
         )
-    )
-    server.run()
+        return found
+
+    server = make_server(create_app(models, settings, report=log.report), settings)
+    server.run(listening(settings))
     return INTERRUPTED if server.stopped_by == signal.SIGINT else 0
+
+
+def listening(settings: Settings) -> list[socket.socket]:
+    """The server's sockets; a sentence where the address cannot be had."""
+    from chatglm.serve.http import listen
+
+    try:
+        return listen(settings)
+    except OSError as error:
+        raise CommandError(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror or error}); "
+            "give another --port or --host",
+            1,
+        ) from error
 
 
 def make_settings(arguments: argparse.Namespace) -> Settings:
@@ -195,6 +223,7 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         )
     if not 0 <= arguments.port <= 65535:
         raise CommandError(f"--port must lie between 0 and 65535, got {arguments.port}")
+    check_certificate(arguments)
     for name in ("max_num_seqs", "max_body_bytes", "header_timeout", "body_timeout"):
         if getattr(arguments, name) <= 0:
             flag = "--" + name.replace("_", "-")
@@ -220,8 +249,28 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         body_timeout=arguments.body_timeout,
         request_timeout=arguments.request_timeout,
         drain_timeout=arguments.drain_timeout,
+        ssl_certfile=arguments.ssl_certfile,
+        ssl_keyfile=arguments.ssl_keyfile,
         log_content=arguments.log_content,
     )
+
+
+def check_certificate(arguments: argparse.Namespace) -> None:
+    """A sentence where the files for HTTPS are not there, or no certificate and key."""
+    if arguments.ssl_certfile is None:
+        if arguments.ssl_keyfile is not None:
+            raise CommandError("--ssl-keyfile goes with a certificate; give --ssl-certfile too")
+        return
+    import ssl
+
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(arguments.ssl_certfile, arguments.ssl_keyfile, lambda: "")
+    except (OSError, ssl.SSLError) as error:
+        raise CommandError(
+            f"--ssl-certfile {arguments.ssl_certfile} cannot be used ({error}); give a PEM "
+            "certificate and its key without a password"
+        ) from error
 
 
 def api_keys(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -252,23 +301,47 @@ def split_name(text: str) -> tuple[str | None, str]:
 
 def load_models(arguments: argparse.Namespace, settings: Settings) -> dict[str, ChatGLM]:
     """Every model by every name it has, the default first."""
-    sources: list[str | None] = list(arguments.model or [os.environ.get("CHATGLM_MODEL")])
     models: dict[str, ChatGLM] = {}
-    first_source = None
-    for i, source in enumerate(sources):
+    by_source: dict[str | None, ChatGLM] = {}
+    for source in arguments.model or [os.environ.get("CHATGLM_MODEL")]:
         name, path = split_name(source) if source else (None, None)
-        model = load(arguments, settings, path)
-        if i == 0:
-            first_source = path
+        model = by_source[path] = load(arguments, settings, path)
+        names = None if models else arguments.served_model_name
+        if not models:
             use_few_threads(model)
-        default = Path(path).name if path else "nano"
-        names = arguments.served_model_name if i == 0 and arguments.served_model_name else None
-        for alias in names or [name or default]:
+        for alias in names or [name or (Path(path).name if path else "nano")]:
             add(models, alias, model)
     for adapter in arguments.adapter:
         name, path = split_name(adapter)
-        add(models, name or Path(path).name, load(arguments, settings, first_source, path))
+        name = name or Path(path).name
+        add(models, name, with_adapter(arguments, settings, by_source, name, path))
     return models
+
+
+def with_adapter(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    by_source: Mapping[str | None, ChatGLM],
+    name: str,
+    path: str,
+) -> ChatGLM:
+    """The model that an adapter names as its base, else the first, with the adapter on, over the
+    same weights; what cannot share them (a learned prefix, whole tensors) has a copy of its own.
+    """
+    from chatglm.adapters.peft import read_adapter
+    from chatglm.checkpoint import resolve
+    from chatglm.generation.adapters import NotShared
+
+    try:
+        base = Path(read_adapter(resolve(path)).base).name
+        source = next((s for s in by_source if s and Path(s).name == base), next(iter(by_source)))
+        by_source[source].add_adapter(name, path)
+    except NotShared as error:
+        note(f"{name}: {error}")
+        return load(arguments, settings, source, path)
+    except (ValueError, FileNotFoundError) as error:
+        raise CommandError(str(error), INVALID_INPUT if Path(path).exists() else 1) from error
+    return by_source[source].with_adapter(name)
 
 
 def add(models: dict[str, ChatGLM], name: str, model: ChatGLM) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -24,16 +25,20 @@ from chatglm.serve.service import Counters
 from chatglm.serve.settings import Settings
 from chatglm.serve.worker import Worker
 
+Models = Mapping[str, ChatGLM]
+
 
 def create_app(
-    models: Mapping[str, ChatGLM],
+    models: Models | Callable[[], Models],
     settings: Settings | None = None,
     *,
     report: Callable[[Record], None] | None = None,
 ) -> FastAPI:
     """The service over these models, by the names that requests use; the first is the default.
 
-    `app.state.registry` knows the models; set `app.state.is_draining` to take no more requests.
+    models: may be what loads them; it is called when the server has begun, which says 503 until it
+    is done. `app.state.registry` knows the models; set `app.state.is_draining` to take no more
+    requests; `app.state.error` is why there will be no models.
     """
     settings = settings or Settings()
     if not models:
@@ -49,13 +54,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        registry = Registry(models, settings, worker)
-        worker.start(registry.engines)
-        app.state.registry = numbers.registry = registry
+        begin(app, models, worker)
         yield
         await asyncio.to_thread(counters.close)
         await asyncio.to_thread(worker.stop)
-        registry.threads.shutdown(wait=False, cancel_futures=True)
+        if app.state.registry is not None:
+            app.state.registry.threads.shutdown(wait=False, cancel_futures=True)
 
     middleware = [Middleware(Gate, settings=settings, report=tell)]
     if settings.allow_origins:
@@ -77,6 +81,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.registry = None
+    app.state.error = None
     app.state.is_draining = False
     app.state.metrics = numbers
     app.state.counters = counters
@@ -85,6 +90,27 @@ def create_app(
         app.include_router(part.router)
     add_page(app, settings)
     return app
+
+
+def begin(app: FastAPI, models: Models | Callable[[], Models], worker: Worker) -> None:
+    """Start the worker on the models; beside the server where they are still to be loaded."""
+    state = app.state
+
+    def load() -> None:
+        registry = Registry(models() if callable(models) else models, state.settings, worker)
+        worker.start(registry.engines)
+        state.registry = state.metrics.registry = registry
+
+    def beside() -> None:
+        try:
+            load()
+        except Exception as error:  # whoever runs the server is told
+            state.error = error
+
+    if callable(models):
+        threading.Thread(target=beside, name="chatglm-loading", daemon=True).start()
+    else:
+        load()
 
 
 def add_page(app: FastAPI, settings: Settings) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatglm.serve.settings import Settings
 
+ACCEPTED_AT_ONCE = 1
+"""New connections that are taken in before everything else has its turn; asyncio takes all that
+wait, and thousands that come at once would stop every stream for a second.
+"""
+WAITING_TO_BE_ACCEPTED = 2048
 LEAST_PROGRESS = 1024
 """Bytes of a body that count as progress."""
 LINGER = 5.0
@@ -108,9 +114,14 @@ class Server(uvicorn.Server):
         self.loop: asyncio.AbstractEventLoop | None = None
         self.stopped_by: int | None = None
 
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self.app.state.error is not None
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for listening in sockets or []:  # asyncio has given the kernel its own number
+            listening.listen(WAITING_TO_BE_ACCEPTED)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.stopped_by is not None or self.loop is None:
@@ -133,17 +144,31 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.run(self.serve_until_stopped(sockets))
+        asyncio.run(self.serve_until_stopped(sockets or listen(self.settings)))
 
     async def serve_until_stopped(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; unlike uvicorn's own, no signal is raised again when all has ended well."""
-        handled = (signal.SIGTERM, signal.SIGINT)
+        is_main = threading.current_thread() is threading.main_thread()
+        handled = (signal.SIGTERM, signal.SIGINT) if is_main else ()
         before = {number: signal.signal(number, self.handle_exit) for number in handled}
         try:
             await self._serve(sockets)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if self.app.state.error is not None:
+            raise self.app.state.error
+
+
+def listen(settings: Settings) -> list[socket.socket]:
+    """A listening socket for every address of the host; an OSError where the port is taken."""
+    found = socket.getaddrinfo(
+        settings.host.strip("[]"), settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return [
+        socket.create_server(address, family=family, backlog=WAITING_TO_BE_ACCEPTED)
+        for family, address in dict.fromkeys((family, address) for family, *_, address in found)
+    ]
 
 
 def make_server(app: FastAPI, settings: Settings) -> Server:
@@ -165,6 +190,8 @@ def make_server(app: FastAPI, settings: Settings) -> Server:
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_graceful_shutdown=5,
-        backlog=2048,
+        backlog=ACCEPTED_AT_ONCE,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
     )
     return Server(config, app, settings)

@@ -18,7 +18,7 @@ class Settings:
     pages of other sites that may call. accept_any_model: an unknown `model` means the first one.
     max_queue: requests that may wait per model. max_model_len: tokens of prompt and reply together,
     where fewer than the model's own are wanted. drain_timeout: how long running requests may go on
-    after SIGTERM.
+    after SIGTERM. ssl_certfile, ssl_keyfile: PEM files; with them the server speaks HTTPS.
     """
 
     host: str = "127.0.0.1"
@@ -36,8 +36,17 @@ class Settings:
     request_timeout: float = 600.0
     keep_alive: float = 15.0
     drain_timeout: float = 30.0
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
     log_content: bool = False
     web: Path = WEB
+
+    @property
+    def url(self) -> str:
+        """The server's address as a browser takes it."""
+        scheme = "http" if self.ssl_certfile is None else "https"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port}"
 
     @property
     def is_loopback(self) -> bool:
