@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from chatglm.adapters.peft import read_adapter
+from chatglm.checkpoint import Loaded, resolve
+from chatglm.checkpoint.adapter import apply
 from chatglm.model import Transformer
 
 
@@ -107,4 +111,18 @@ def bare_twin(model: nn.Module) -> nn.Module:
     twin._modules = {
         name: None if part is None else bare_twin(part) for name, part in model._modules.items()
     }
+    return twin
+
+
+def twin_with(loaded: Loaded, source: str | os.PathLike[str]) -> Transformer:
+    """A loaded model with a LoRA adapter put on, over the same weights."""
+    found = read_adapter(resolve(source))
+    if found.saved or found.prefix is not None:
+        raise NotShared(
+            f"{source} replaces whole tensors or the prefix of the base, which all requests of "
+            "a batch share; load it alone, as adapter="
+        )
+    twin = bare_twin(loaded.model)
+    assert isinstance(twin, Transformer)
+    apply(found, twin, loaded.format, loaded.config)
     return twin

@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from chatglm import checkpoint
-from chatglm.adapters.peft import read_adapter
-from chatglm.checkpoint import Loaded, resolve
-from chatglm.checkpoint.adapter import apply
+from chatglm.checkpoint import Loaded
 from chatglm.config import ModelConfig
 from chatglm.generation import batch
-from chatglm.generation.adapters import NotShared, bare_twin
+from chatglm.generation.adapters import twin_with
 from chatglm.generation.cache import SequenceCache, position_ids
 from chatglm.generation.engine import Engine
 from chatglm.generation.history import (
@@ -123,16 +121,7 @@ class ChatGLM:
 
     def add_adapter(self, name: str, source: str | os.PathLike[str]) -> None:
         """Let requests choose a LoRA adapter by `adapter=name`, several of them in one batch."""
-        found = read_adapter(resolve(source))
-        if found.saved or found.prefix is not None:
-            raise NotShared(
-                f"{source} replaces whole tensors or the prefix of the base, which all requests of "
-                "a batch share; load it alone, as adapter="
-            )
-        twin = bare_twin(self.loaded.model)
-        assert isinstance(twin, Transformer)
-        apply(found, twin, self.loaded.format, self.config)
-        self.engine.add_adapter(name, twin)
+        self.engine.add_adapter(name, twin_with(self.loaded, source))
 
     def with_adapter(self, name: str) -> ChatGLM:
         """This model through one of the adapters that were added, over the same weights and engine;
