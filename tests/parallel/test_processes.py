@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.parallel.team import Team
 
 from chatglm.training.log import read_metrics
 from chatglm.training.state import checkpoints
@@ -59,22 +60,25 @@ def curve(output: Path) -> list[float]:
     return [row[key] for row in rows for key in ("loss", "validation_loss") if key in row]
 
 
-def test_two_processes_have_the_loss_curve_of_one(toy: Path, data: str, tmp_path: Path) -> None:
-    launch(1, *arguments(toy, data, tmp_path / "one"))
+def test_two_processes_have_the_loss_curve_of_one(
+    team: Team, toy: Path, data: str, tmp_path: Path
+) -> None:
+    team.run(1, *arguments(toy, data, tmp_path / "one"))
     launch(2, *arguments(toy, data, tmp_path / "two"))
     assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), rel=2e-5)
 
 
-def test_a_sharded_run_has_the_same_curve_and_goes_on_in_one_process(
-    toy: Path, data: str, tmp_path: Path
+@pytest.mark.parametrize("how", [["--shard"], ["--tensor-parallel", "2"]], ids=" ".join)
+def test_a_run_in_pieces_has_the_same_curve_and_goes_on_in_one_process(
+    team: Team, toy: Path, data: str, tmp_path: Path, how: list[str]
 ) -> None:
     full = ("--method", "full")
-    launch(1, *arguments(toy, data, tmp_path / "one", *full))
-    launch(2, *arguments(toy, data, tmp_path / "two", *full, "--shard"))
+    team.run(1, *arguments(toy, data, tmp_path / "one", *full))
+    team.run(2, *arguments(toy, data, tmp_path / "two", *full, *how))
     assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), rel=2e-5)
     assert (tmp_path / "two" / "model" / "model.safetensors").is_file()
     (checkpoints(tmp_path / "two")[-1] / "manifest.json").unlink()
-    launch(1, *arguments(toy, data, tmp_path / "two", *full, "--resume"))
+    team.run(1, *arguments(toy, data, tmp_path / "two", *full, "--resume"))
     assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), rel=2e-5)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import time
 from pathlib import Path
 
 import pytest
+from tests.parallel.team import Team
 from tests.reliability.nursery import Nursery
 
 from chatglm.data.prepare import prepare
@@ -137,3 +140,45 @@ def test_a_killed_run_ends_with_the_same_bytes(recipe: Path, tmp_path: Path) -> 
 @pytest.mark.whole
 def test_runs_killed_200_times_end_with_the_same_bytes(recipe: Path, tmp_path: Path) -> None:
     kill_runs(recipe, tmp_path, kills=200)
+
+
+def kill_pairs(recipe: Path, folder: Path, *, kills: int) -> None:
+    """As `kill_runs`, of runs in two processes; both are killed, one a little before the other."""
+    chance = random.Random(11)
+    num_kills = 0
+    with Team(folder / "log") as team:
+        whole = folder / "whole"
+        team.run(2, "train", str(recipe), f"output={whole}")
+        since = time.monotonic()
+        team.run(2, "train", str(recipe), f"output={folder / 'again'}")
+        longest = 0.8 * (time.monotonic() - since)
+        assert what_is_left(folder / "again") == what_is_left(whole)
+        while num_kills < kills:
+            run = folder / f"killed-{num_kills}"
+            ends = [1, 1]
+            while ends != [0, 0]:
+                pair = team.start(2, "train", str(recipe), f"output={run}")
+                time.sleep(chance.random() * longest)
+                chance.shuffle(pair)
+                for process in pair:
+                    os.kill(process, signal.SIGKILL)  # not reaped before `statuses`
+                    time.sleep(chance.choice((0, 0.02)))
+                ends = team.statuses()
+                num_kills += ends != [0, 0]
+                # The second one may hear of the first one's death before its own.
+                assert set(ends) <= {0, 1, -signal.SIGKILL}, team.log.read_text()[-3000:]
+            assert what_is_left(run) == what_is_left(whole)
+            assert losses(run) == losses(whole)
+
+
+def test_a_killed_run_of_two_processes_ends_with_the_same_bytes(
+    recipe: Path, tmp_path: Path
+) -> None:
+    kill_pairs(recipe, tmp_path, kills=5)
+
+
+@pytest.mark.whole
+def test_runs_of_two_processes_killed_200_times_end_with_the_same_bytes(
+    recipe: Path, tmp_path: Path
+) -> None:
+    kill_pairs(recipe, tmp_path, kills=200)

@@ -54,7 +54,8 @@ def tune(config: TuneConfig, *, resume: bool = False, dry_run: bool = False) -> 
     if dry_run:
         return 0
     # A network in pieces answers only where all processes ask together.
-    answers = config.objective != "reward" and not config.shard
+    in_pieces = config.shard or config.tensor_parallel > 1
+    answers = config.objective != "reward" and not in_pieces
     before = remembered(run) if answers else []
     try:
         result = run.run()

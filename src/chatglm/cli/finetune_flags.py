@@ -197,6 +197,8 @@ def add_how(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         default=None,
     )
+    text = say("processes that share one network's widths", "几个进程分摊一份网络的宽度")
+    add(group, "tensor-parallel", text, type=int)
     add(group, "compiled", say("torch.compile", "torch.compile"), action="store_true", default=None)
     add(group, "threads", say("of the processor", "线程数"), type=int)
     add(group, "device", say("auto, cpu, cuda …", "设备"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 # Gradients are summed in flat pieces of this many numbers.
 _PIECE = 1 << 24
@@ -16,16 +17,42 @@ _PIECE = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One process among `size`; alone unless torchrun started several."""
+    """One process among `size`; alone unless torchrun started several.
+
+    tensor_size: how many neighbours hold one copy of the network together; each such team reads
+    rows of its own. mesh: teams by members (data, tensor), where there are teams.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    tensor_size: int = 1
+    mesh: DeviceMesh | None = None
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes the files and speaks."""
         return self.rank == 0
+
+    @property
+    def tensor_rank(self) -> int:
+        """The place in the team."""
+        return self.rank % self.tensor_size
+
+    @property
+    def data_rank(self) -> int:
+        """The team's number."""
+        return self.rank // self.tensor_size
+
+    @property
+    def data_size(self) -> int:
+        """How many teams there are; each reads its share of the rows."""
+        return self.size // self.tensor_size
+
+    @property
+    def data_group(self) -> dist.ProcessGroup | None:
+        """Those at the same place in the other teams; None for all processes."""
+        return None if self.mesh is None else self.mesh["data"].get_group()
 
     @property
     def device(self) -> torch.device:
@@ -35,11 +62,11 @@ class Group:
         return torch.device("cpu")
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over the processes, the same on all of them."""
-        if self.size == 1:
+        """Each value summed over the teams, the same on all processes."""
+        if self.data_size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=self.data_group)
         return [float(value) for value in tensor]
 
     def largest(self, value: int) -> int:
@@ -50,9 +77,13 @@ class Group:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return int(tensor)
 
+    def from_first(self, value: int) -> int:
+        """The value of the first process."""
+        return self.largest(value if self.is_first else torch.iinfo(torch.int64).min)
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the processes; sharded ones are summed already."""
-        if self.size == 1:
+        """Replace every gradient by its sum over the teams; sharded ones are summed already."""
+        if self.data_size == 1:
             return
         plain: list[Tensor] = []
         for parameter in parameters:
@@ -65,7 +96,7 @@ class Group:
             piece.append(gradient)
             if number == len(plain) or sum(g.numel() for g in piece) >= _PIECE:
                 flat = torch.cat([g.flatten().float() for g in piece])
-                dist.all_reduce(flat)
+                dist.all_reduce(flat, group=self.data_group)
                 sizes = [g.numel() for g in piece]
                 for g, summed in zip(piece, flat.split(sizes), strict=True):
                     g.copy_(summed.view_as(g))
@@ -82,19 +113,29 @@ class Group:
             dist.destroy_process_group()
 
 
-def join() -> Group:
-    """The group that torchrun's environment tells of (RANK, WORLD_SIZE, LOCAL_RANK), joined."""
+def join(*, tensor_size: int = 1) -> Group:
+    """The group that torchrun's environment tells of (RANK, WORLD_SIZE, LOCAL_RANK), joined, in
+    teams of `tensor_size`.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size % tensor_size:
+        raise ValueError(
+            f"tensor_parallel is {tensor_size} and there are {size} processes; start a multiple of "
+            f"it: torchrun --nproc-per-node {tensor_size} -m chatglm …"
+        )
     if size == 1:
         return Group()
-    group = Group(
-        rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ.get("LOCAL_RANK", "0"))
-    )
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    device = Group(local_rank=local_rank).device
     if not dist.is_initialized():
-        if group.device.type == "cuda":
-            torch.cuda.set_device(group.device)
-        dist.init_process_group("nccl" if group.device.type == "cuda" else "gloo")
-    return group
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    mesh = None
+    if tensor_size > 1:
+        shape = (size // tensor_size, tensor_size)
+        mesh = init_device_mesh(device.type, shape, mesh_dim_names=("data", "tensor"))
+    return Group(rank=rank, size=size, local_rank=local_rank, tensor_size=tensor_size, mesh=mesh)
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -17,12 +17,15 @@ from chatglm.parallel.group import Group, is_sharded, whole
 
 
 def shard(network: nn.Module, group: Group, *, dtype: torch.dtype | None = None) -> None:
-    """Put each layer, and the rest, into pieces over the processes of the group.
+    """Put each layer, and the rest, into pieces over the teams of the group.
 
     Gradients are summed and not averaged, since the loss is divided by the targets of all
     processes together. dtype: in which gathered parameters compute; None: their own.
     """
-    mesh = init_device_mesh(group.device.type, (group.size,))
+    if group.mesh is None:
+        mesh = init_device_mesh(group.device.type, (group.size,))
+    else:
+        mesh = group.mesh["data"]
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for module in list(network.modules()):
         if isinstance(module, Layer):

@@ -74,6 +74,7 @@ class LoopConfig:
     precision: of the matrix products; trained weights and optimizer are float32.
     recompute: compute each layer again on the way back instead of keeping what is inside it.
     shard: hold weights, gradients and optimizer in pieces over the processes (FSDP2).
+    tensor_parallel: how many processes share the heads and widths of one copy of the network.
     validate_first: measure the held-out loss before the first step, too.
     keep_best: keep the checkpoint of the lowest held-out loss. patience: stop after so many
         validations that brought nothing lower (0: never).
@@ -90,6 +91,7 @@ class LoopConfig:
     loss_chunk: int = 0
     recompute: bool = False
     shard: bool = False
+    tensor_parallel: int = 1
     log_steps: int = 10
     validate_steps: int = 250
     validate_first: bool = False
@@ -100,7 +102,8 @@ class LoopConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_rows", "micro_rows", "log_steps", "keep"):
+        at_least_one = ("steps", "batch_rows", "micro_rows", "log_steps", "keep", "tensor_parallel")
+        for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 

@@ -21,7 +21,7 @@ from chatglm.parallel import Group, join
 from chatglm.tokenizer import Tokenizer
 from chatglm.training.batch import Batch
 from chatglm.training.config import LoopConfig
-from chatglm.training.distribute import distribute
+from chatglm.training.distribute import collect, distribute
 from chatglm.training.foresight import Foresight, foresee
 from chatglm.training.grpo import Reward, Rollout, Sample, questions_of
 from chatglm.training.material import Batches, Material, gather, held_out_batches
@@ -123,10 +123,8 @@ class Tuning:
         """Train to the end and write the result; returns where it lies."""
         self.trainer.run()
         self.trainer.take_best()
-        if self.config.shard:
-            from chatglm.parallel.shard import gather
-
-            gather(self.network)
+        if self.group.size > 1:
+            collect(self.network)
         self.loaded.model.eval()
         result = Path(self.config.output_dir)
         if self.group.is_first:
@@ -150,13 +148,9 @@ def prepare_run(
 
     play: where replies come from and what they are worth, in grpo.
     """
-    group = join()
+    group = join(tensor_size=config.tensor_parallel)
     directory = Path(config.output_dir)
-    if checkpoints(directory) and not resume:
-        raise FileExistsError(
-            f"{directory} holds a run already; add --resume to go on with it, or give another "
-            "--output-dir"
-        )
+    check_directory(config, resume=resume)
     loaded = load_base(config)
     if loaded.tokenizer is None:
         raise ValueError(f"{loaded.base} has no tokenizer files; add them to train on text")
@@ -254,6 +248,15 @@ def targets_in(batch: Batch) -> int:
 def rows_in(batch: Batch) -> int:
     """Replies."""
     return len(batch.tokens)
+
+
+def check_directory(config: TuneConfig, *, resume: bool) -> None:
+    """A FileExistsError where a run would begin over another one."""
+    if checkpoints(Path(config.output_dir)) and not resume:
+        raise FileExistsError(
+            f"{config.output_dir} holds a run already; add --resume to go on with it, or give "
+            "another --output-dir"
+        )
 
 
 def check_base(loaded: Loaded) -> None:

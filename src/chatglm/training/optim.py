@@ -72,8 +72,14 @@ def set_rate(optimizers: dict[str, torch.optim.Optimizer], share: float) -> None
             group["lr"] = group["peak_lr"] * share
 
 
-def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+def clip(
+    parameters: Iterable[nn.Parameter], limit: float, *, known: Tensor | None = None
+) -> Tensor:
     """Scale gradients so that their joint norm is at most `limit` (0: leave them); returns the
-    norm before.
+    norm before. known: that norm, where it is known.
     """
-    return nn.utils.clip_grad_norm_(list(parameters), limit if limit > 0 else float("inf"))
+    limit = limit if limit > 0 else float("inf")
+    if known is None:
+        return nn.utils.clip_grad_norm_(list(parameters), limit)
+    nn.utils.clip_grads_with_norm_(list(parameters), limit, known)
+    return known

@@ -17,7 +17,7 @@ from chatglm.checkpoint.names import entry_of
 from chatglm.checkpoint.transforms import to_theirs
 from chatglm.config import ModelConfig
 from chatglm.model import Transformer
-from chatglm.parallel.group import whole
+from chatglm.parallel.tensor import whole_tensors
 from chatglm.tokenizer import Tokenizer
 from chatglm.training.state import flush
 
@@ -83,7 +83,7 @@ def publish(
     writes: False in a process that only gives its part of the weights.
     """
     table = glm_config(model.config, tokenizer)
-    weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    weights = whole_tensors(model, keeps=writes)
     if not writes:
         return directory
     temporary = directory.with_name(f".{directory.name}.part")

@@ -6,8 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from chatglm import checkpoint
 from chatglm.config import ModelConfig
 from chatglm.data.blank import BlankConfig, BlankIds
@@ -31,7 +29,7 @@ from chatglm.training.objectives import chunked
 from chatglm.training.publish import has_format, publish
 from chatglm.training.rows import as_batch
 from chatglm.training.start import initialize
-from chatglm.training.state import load_state, newest, write_text_safely
+from chatglm.training.state import load_state, load_weights, newest, write_text_safely
 from chatglm.training.trainer import Trainer
 from chatglm.training.vectors import read_vectors, start_embedding
 
@@ -142,7 +140,7 @@ def make_model(config: TrainConfig, tokenizer: Tokenizer) -> Transformer:
         count = start_embedding(model.embedding, vectors, words, seed=config.seed)
         print(f"{count:,} word embeddings start from {config.word_vectors}", file=sys.stderr)
     if config.start is not None:
-        model.load_state_dict(load_file(Path(config.start) / "model.safetensors"))
+        load_weights(Path(config.start), model)
     return model
 
 
@@ -160,7 +158,7 @@ def train(config: TrainConfig) -> Path:
 
     Under torchrun every process calls this, and they share the rows of each batch.
     """
-    group = join()
+    group = join(tensor_size=config.tensor_parallel)
     directory = Path(config.output)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(config.tokenizer)
@@ -213,7 +211,7 @@ def latest(directory: Path) -> Path:
 
 def begin_from(start: Path, trainer: Trainer) -> None:
     """Take over the optimizer of another run's checkpoint, where `start` is one."""
-    if (start / "optimizer.safetensors").is_file():
+    if (start / "state.json").is_file():
         load_state(start, model=trainer.model, optimizers=trainer.optimizers)
 
 

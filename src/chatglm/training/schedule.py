@@ -63,6 +63,7 @@ def loop_of(config: TuneConfig, loaded: Loaded, epochs: Epochs | None) -> LoopCo
         loss_chunk=config.loss_chunk,
         recompute=config.recompute,
         shard=config.shard,
+        tensor_parallel=config.tensor_parallel,
         log_steps=config.log_steps,
         validate_steps=config.eval_steps,
         validate_first=True,

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from chatglm.parallel import Group
+from chatglm.parallel.tensor import gradient_norm
 from chatglm.training.batch import Batch
 from chatglm.training.best import Best
 from chatglm.training.config import LoopConfig
@@ -108,9 +109,11 @@ class Trainer:
 
     def resume(self) -> bool:
         """Continue from the newest whole checkpoint; False where there is none."""
-        checkpoint = newest(self.directory)
-        if checkpoint is None:
+        found = newest(self.directory) if self.group.is_first else None
+        step = self.group.from_first(-1 if found is None else int(found.name.split("-")[1]))
+        if step < 0:
             return False
+        checkpoint = self.directory / "checkpoints" / f"step-{step:06d}"
         state = load_state(checkpoint, model=self.model, optimizers=self.optimizers)
         self.step = int(str(state["step"]))
         self.num_tokens = int(str(state["tokens"]))
@@ -139,7 +142,7 @@ class Trainer:
             keep=self.config.keep,
             trained_only=self.trained_only,
             protect=self.best.name if self.config.keep_best else "",
-            writes=self.group.is_first,
+            group=self.group,
         )
         self.group.wait()
         return target
@@ -218,7 +221,7 @@ class Trainer:
         batch = self.source.next_batch(config.batch_rows)
         total = max(self.count(batch), 1)
         loss_sum = 0.0
-        mine = batch.shared_out(self.group.rank, self.group.size, together=self.together)
+        mine = batch.shared_out(self.group.data_rank, self.group.data_size, together=self.together)
         for micro in mine.split(config.micro_rows):
             with self.autocast():
                 loss, _ = self.loss(self.model, self.placed(micro))
@@ -230,7 +233,8 @@ class Trainer:
         share = rate(self.step, config.steps, config.optim)
         set_rate(self.optimizers, share)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(clip(parameters, config.optim.clip))
+        known = gradient_norm(self.model, self.group) if self.group.tensor_size > 1 else None
+        norm = float(clip(parameters, config.optim.clip, known=known))
         if not math.isfinite(loss_sum) or not math.isfinite(norm):
             self.report_divergence(batch)
         for optimizer in self.optimizers.values():
@@ -265,7 +269,9 @@ class Trainer:
         for name, watch in self.watches.items():
             total, count = 0.0, 0.0
             for batch in watch.batches:
-                mine = batch.shared_out(self.group.rank, self.group.size, together=self.together)
+                mine = batch.shared_out(
+                    self.group.data_rank, self.group.data_size, together=self.together
+                )
                 for micro in mine.split(self.config.micro_rows):
                     with self.autocast():
                         loss, targets = watch.objective(self.model, self.placed(micro))

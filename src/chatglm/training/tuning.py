@@ -86,6 +86,7 @@ class TuneConfig:
     patience: int = 0
     recompute: bool = False
     shard: bool = False
+    tensor_parallel: int = 1
     compiled: bool = False
     loss_chunk: int = 1024
     threads: int = 0
@@ -96,6 +97,7 @@ class TuneConfig:
         at_least_one = (
             "lora_rank", "prefix_length", "freeze_layers", "batch_size", "grad_accum",
             "cutoff_len", "log_steps", "eval_steps", "save_steps", "save_total_limit",
+            "tensor_parallel",
         )  # fmt: skip
         for name in at_least_one:
             if getattr(self, name) < 1:
@@ -120,6 +122,11 @@ class TuneConfig:
             raise ValueError(
                 f"quantize keeps weights as they are, and method {self.method} trains them; use "
                 "qlora or ptuning"
+            )
+        if self.tensor_parallel > 1 and self.method not in ("full", "freeze"):
+            raise ValueError(
+                f"tensor_parallel splits the model's own linears, and {self.method} puts others "
+                "beside them; use shard"
             )
         if self.packing and self.objective != "sft":
             raise ValueError(f"packing serves sft, not {self.objective}; leave it out")
