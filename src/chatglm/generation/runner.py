@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,9 +18,29 @@ from chatglm.generation.cache import (
     visible_slots,
     write_learned,
 )
+from chatglm.generation.cuda.network import Network as GpuNetwork
 from chatglm.generation.packed import fingerprint, pack
 from chatglm.model import Transformer
 from chatglm.prompt import Prompt, positions
+from chatglm.quantization import cuda
+
+
+class Network(Protocol):
+    """A whole model in a form of its machine's."""
+
+    def forward(
+        self,
+        tokens: Sequence[int],
+        places: Sequence[Sequence[int]],
+        store: KeyValueStore,
+        spans: Sequence[Span],
+    ) -> Tensor:
+        """Hidden states (T, C) of tokens at positions (P, T)."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores (…, V) in float32 of the token after each hidden state."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -54,7 +75,7 @@ class Runner:
         self.adapters: dict[str, Transformer] = {}
         self.routing = Routing()
         self.whole = self.decoder = model
-        self.network: network.Network | None = None
+        self.network: Network | None = None
         self.fingerprint: tuple[tuple[int, int], ...] | None = None
         self.store: KeyValueStore | None = None
 
@@ -76,7 +97,9 @@ class Runner:
         if now == self.fingerprint:
             return False
         self.decoder, self.network = self.whole, None
-        if self.is_native and network.can_run(self.whole):
+        if cuda.is_usable(self.device):
+            self.network = GpuNetwork(self.whole, self.routing, num_slots=self.slots_needed)
+        elif self.is_native and network.can_run(self.whole):
             self.network = network.Network(self.whole)
         elif self.is_native:
             self.decoder = pack(self.whole)
@@ -123,10 +146,10 @@ class Runner:
             for plane, row in zip(places, own, strict=True):
                 plane += row
         tokens = [token for part in parts for token in part.tokens]
-        if self.network is not None:
-            return self.network.forward(tokens, places, self.store, spans)
         if self.adapters:
             self.routing.set([part.adapter for part in parts], [len(p.tokens) for p in parts])
+        if self.network is not None:
+            return self.network.forward(tokens, places, self.store, spans)
         hidden: Tensor = self.decoder(
             torch.tensor([tokens], device=self.device),  # (1, T)
             torch.tensor([places], device=self.device),  # (1, P, T)
