@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 
@@ -169,4 +170,5 @@ def test_the_first_command_of_the_readme_answers() -> None:
 
 def test_doctor_reports_as_json() -> None:
     report = json.loads(run("doctor", "--json").stdout)
-    assert {"chatglm", "python", "packages", "processor", "embedded model"} <= set(report)
+    assert {"chatglm", "python", "packages", "processor", "gpu", "embedded model"} <= set(report)
+    assert report["gpu"].startswith("compute capability" if torch.cuda.is_available() else "none")

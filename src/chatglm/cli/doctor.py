@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from chatglm.cli.console import paint, say
 
 PACKAGES = (
     *("torch", "numpy", "safetensors", "tokenizers", "sentencepiece", "tiktoken"),
-    *("huggingface_hub", "openai", "prompt_toolkit", "matplotlib"),
+    *("huggingface_hub", "openai", "prompt_toolkit", "matplotlib", "triton"),
 )
 EMBEDDED = Path(__file__).parents[1] / "assets" / "nano"
 
@@ -59,6 +60,7 @@ def examine() -> dict[str, str]:
         "torch threads": str(torch.get_num_threads()),
         "memory": memory(),
         "devices": ", ".join(devices),
+        "gpu": gpu(),
         "embedded model": embedded(),
         "model": os.environ.get("CHATGLM_MODEL") or "embedded",
         "network": "off" if os.environ.get("HF_HUB_OFFLINE") == "1" else "as needed",
@@ -71,6 +73,25 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def gpu() -> str:
+    """What of the package's means for GPUs the first one has."""
+    import torch
+
+    from chatglm.quantization import cuda, float8
+
+    if not torch.cuda.is_available():
+        return "none, models run on the processor"
+    device = torch.device("cuda", torch.cuda.current_device())
+    major, minor = torch.cuda.get_device_capability(device)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        has_kernels = cuda.is_usable(device)
+    kernels = "Triton kernels, CUDA graphs" if has_kernels else "PyTorch's operators only"
+    reasons = [f" ({warning.message})" for warning in told[-1:]]
+    fp8 = "fp8 products" if float8.can_scale(device) else "no fp8 products"
+    return f"compute capability {major}.{minor}, {kernels}{''.join(reasons)}, {fp8}"
 
 
 def memory() -> str:
