@@ -104,46 +104,46 @@ INLINE void store(const ChatglmAttention& a, int64_t sequence, int64_t token, fl
   }
 }
 
-// What `count` queries of one group of heads read, from query `first` on; query r is head r mod
-// share of token r div share.
-template <int kind>
+// What `count` queries of one group of heads read, at most `rows`, from query `first` on; query r is
+// head r mod share of token r div share.
+template <int kind, int64_t rows>
 INLINE void attend_tile(const ChatglmAttention& a, int64_t sequence, int64_t group, int64_t first,
                         int64_t count) {
   const int64_t share = a.heads / a.kv_heads, wide = padded(a.width);
   const int64_t begin = a.firsts[sequence];
   const int32_t* table = a.tables + a.offsets[sequence];
   const float scale = 1.0f / std::sqrt(float(a.width));
-  int64_t visible[kRows], most = 0;
-  for (int64_t r = 0; r < kRows; ++r) {  // rows that are too many repeat the last
+  int64_t visible[rows], most = 0;
+  for (int64_t r = 0; r < rows; ++r) {  // rows that are too many repeat the last
     const int64_t row = first + std::min(r, count - 1);
     visible[r] = a.visible[begin + row / share];
     most = std::max(most, visible[r]);
   }
   const int64_t blocks = (most + kKeys - 1) / kKeys, span = blocks * kKeys;
-  const size_t needed = size_t(kRows * (2 * wide + span));
+  const size_t needed = size_t(rows * (2 * wide + span));
   thread_local std::vector<float> scratch;  // kept: calls come by the thousand
   if (scratch.size() < needed) scratch.resize(needed);
   float* q = scratch.data();             // (width, rows)
-  float* sums = q + kRows * wide;    // (rows, wide)
-  float* scores = sums + kRows * wide;   // (rows, span)
+  float* sums = q + rows * wide;    // (rows, wide)
+  float* scores = sums + rows * wide;   // (rows, span)
   float head[kMostWidth];
-  for (int64_t r = 0; r < kRows; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
     const int64_t row = first + std::min(r, count - 1);
     read_head(a, begin + row / share, group * share + row % share, true, head);
-    for (int64_t d = 0; d < a.width; ++d) q[d * kRows + r] = head[d] * scale;
+    for (int64_t d = 0; d < a.width; ++d) q[d * rows + r] = head[d] * scale;
   }
-  Floats top[kRows];
-  for (int64_t r = 0; r < kRows; ++r) top[r] = Floats{} - INFINITY;
+  Floats top[rows];
+  for (int64_t r = 0; r < rows; ++r) top[r] = Floats{} - INFINITY;
   const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t tile = group * a.num_blocks + table[b];
     const int64_t at = tile * a.width * kKeys;
-    Floats score[kRows] = {};
+    Floats score[rows] = {};
     for (int64_t d = 0; d < a.width; ++d) {
       const Floats key = load<kind>(a.keys, at + d * kKeys);
-      for (int64_t r = 0; r < kRows; ++r) score[r] += key * q[d * kRows + r];
+      for (int64_t r = 0; r < rows; ++r) score[r] += key * q[d * rows + r];
     }
-    for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
       if (kind == kByte) score[r] *= load<kFloat>(a.key_scales, tile * kKeys);
       const Ints seen = lanes < int32_t(visible[r] - b * kKeys);
       score[r] = seen ? score[r] : Floats{} - INFINITY;
@@ -151,8 +151,8 @@ INLINE void attend_tile(const ChatglmAttention& a, int64_t sequence, int64_t gro
       *reinterpret_cast<Floats*>(scores + r * span + b * kKeys) = score[r];
     }
   }
-  float total[kRows];
-  for (int64_t r = 0; r < kRows; ++r) {
+  float total[rows];
+  for (int64_t r = 0; r < rows; ++r) {
     float largest = top[r][0];
     for (int i = 1; i < kKeys; ++i) largest = std::max(largest, float(top[r][i]));
     Floats sum = {};
@@ -167,28 +167,28 @@ INLINE void attend_tile(const ChatglmAttention& a, int64_t sequence, int64_t gro
     total[r] = 0;
     for (int i = 0; i < kKeys; ++i) total[r] += sum[i];
   }
-  std::memset(sums, 0, size_t(kRows * wide) * sizeof(float));
+  std::memset(sums, 0, size_t(rows * wide) * sizeof(float));
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t tile = group * a.num_blocks + table[b];
     const int64_t keys = std::min(kKeys, most - b * kKeys);
-    float weights[kKeys][kRows];
+    float weights[kKeys][rows];
     for (int64_t j = 0; j < keys; ++j) {
       const float factor = kind == kByte ? a.value_scales[tile * kKeys + j] : 1.0f;
-      for (int64_t r = 0; r < kRows; ++r) {
+      for (int64_t r = 0; r < rows; ++r) {
         const float p = scores[r * span + b * kKeys + j];
         weights[j][r] = kind == kByte ? p * factor : p;
       }
     }
     for (int64_t d = 0; d < wide; d += kKeys) {
-      Floats acc[kRows];
-      for (int64_t r = 0; r < kRows; ++r) {
+      Floats acc[rows];
+      for (int64_t r = 0; r < rows; ++r) {
         acc[r] = *reinterpret_cast<const Floats*>(sums + r * wide + d);
       }
       for (int64_t j = 0; j < keys; ++j) {
         const Floats value = load<kind>(a.values, (tile * kKeys + j) * wide + d);
-        for (int64_t r = 0; r < kRows; ++r) acc[r] += value * weights[j][r];
+        for (int64_t r = 0; r < rows; ++r) acc[r] += value * weights[j][r];
       }
-      for (int64_t r = 0; r < kRows; ++r) *reinterpret_cast<Floats*>(sums + r * wide + d) = acc[r];
+      for (int64_t r = 0; r < rows; ++r) *reinterpret_cast<Floats*>(sums + r * wide + d) = acc[r];
     }
   }
   for (int64_t r = 0; r < count; ++r) {
@@ -216,14 +216,17 @@ INLINE void store_part(const ChatglmAttention& a, int64_t first, int64_t last) {
   }
 }
 
+template <int kind>
+INLINE void attend_rows(const ChatglmAttention& a, const AttentionPiece& p) {
+  if (p.count > 4) return attend_tile<kind, kRows>(a, p.sequence, p.group, p.first, p.count);
+  if (p.count > 1) return attend_tile<kind, 4>(a, p.sequence, p.group, p.first, p.count);
+  attend_tile<kind, 1>(a, p.sequence, p.group, p.first, p.count);
+}
+
 INLINE void attend_kind(const ChatglmAttention& a, const AttentionPiece& p) {
-  if (a.kv_kind == kFloat) {
-    attend_tile<kFloat>(a, p.sequence, p.group, p.first, p.count);
-  } else if (a.kv_kind == kBrain) {
-    attend_tile<kBrain>(a, p.sequence, p.group, p.first, p.count);
-  } else {
-    attend_tile<kByte>(a, p.sequence, p.group, p.first, p.count);
-  }
+  if (a.kv_kind == kFloat) return attend_rows<kFloat>(a, p);
+  if (a.kv_kind == kBrain) return attend_rows<kBrain>(a, p);
+  attend_rows<kByte>(a, p);
 }
 
 #define VERSION(name, attribute)                                                              \

@@ -65,29 +65,86 @@ void prepare(int kind, const float* row, int64_t i, int64_t m, int64_t columns, 
   }
 }
 
+namespace {
+
+// Float kinds are multiplied in parts of so many units, that their tiles stay in the cache.
+constexpr int64_t kUnits = 16;
+
+// Calls a kernel with all rows of an input, `most` at a time; `part` says the rest.
+template <typename Kernel>
+void each_part(const ChatglmWeight& w, const void* input, int64_t m, int64_t most, Part part,
+               Kernel kernel) {
+  float* y = part.y;
+  for (int64_t panel = 0; panel < m; panel += kPanel) {
+    part.panel = static_cast<const uint8_t*>(input) + panel * row_bytes(w.kind, w.columns);
+    part.rows = std::min(kPanel, m - panel);
+    for (part.first = 0; part.first < part.rows; part.first += most) {
+      part.count = std::min(most, part.rows - part.first);
+      part.y = y + (panel + part.first) * part.ldy;
+      kernel(part);
+    }
+  }
+}
+
+// Units [begin, end) of a tile of rows that are not packed.
+void pack_tile(const ChatglmWeight& w, int64_t tile, int64_t begin, int64_t end, uint8_t* out) {
+  const int64_t stride = w.columns * column_bytes(w.kind);
+  const int64_t rows = std::min(kLanes, w.rows - tile * kLanes);
+  const int64_t from = begin * kStep, there = std::min(end * kStep, stride) - from;
+  std::memset(out, 0, size_t((end - begin) * kStep * kLanes));
+  for (int64_t lane = 0; lane < rows; ++lane) {
+    const uint8_t* row = static_cast<const uint8_t*>(w.data) + (tile * kLanes + lane) * stride + from;
+    int64_t at = 0;
+    for (; at + 4 <= there; at += 4) std::memcpy(out + at * kLanes + lane * 4, row + at, 4);
+    if (at < there) std::memcpy(out + at * kLanes + lane * 4, row + at, size_t(there - at));
+  }
+}
+
+// Float kinds, a few tiles and columns at a time, that they stay in the cache for all rows of x;
+// what is not packed is packed on the way.
+void multiply_tiles(const ChatglmWeight& w, const void* input, int64_t m, Part part, int64_t begin,
+                    int64_t end, const Kernels& kernels) {
+  constexpr int64_t kTiles = 2, kUnits = 16;
+  alignas(64) uint8_t packed[kTiles * kUnits * kStep * kLanes];
+  const int64_t units = num_units(w);
+  const bool is_large = m > kPanel;
+  const int64_t tiles_at_once = is_large ? kTiles : end - begin;
+  for (int64_t tile = begin; tile < end; tile += tiles_at_once) {
+    const int64_t count = std::min(tiles_at_once, end - tile);
+    for (part.begin = 0; part.begin < units; part.begin = part.end) {
+      part.end = is_large ? std::min(part.begin + kUnits, units) : units;
+      part.stride = w.is_packed ? tile_bytes(w) : (part.end - part.begin) * kStep * kLanes;
+      part.data = packed;
+      if (w.is_packed) {
+        part.data = static_cast<const uint8_t*>(w.data) + tile * part.stride +
+                    part.begin * kStep * kLanes;
+      }
+      for (int64_t t = 0; t < count && !w.is_packed; ++t) {
+        pack_tile(w, tile + t, part.begin, part.end, packed + t * part.stride);
+      }
+      each_part(w, input, m, kernels.most_tiles, part,
+                [&](const Part& p) { kernels.tiles(w, tile, count, p); });
+    }
+  }
+}
+
+}  // namespace
+
 void multiply(const ChatglmWeight& w, const void* input, int64_t m, float* y, int64_t ldy,
               int64_t begin, int64_t end, int level) {
   const Kernels& kernels = kernels_of(level);
-  const int64_t tile = begin / kLanes, tiles = (end + kLanes - 1) / kLanes - tile;
-  const int64_t most = !w.is_packed       ? kernels.most_rows
-                       : is_whole(w.kind) ? kernels.most_whole
-                                          : kernels.most_tiles;
-  for (int64_t panel = 0; panel < m; panel += kPanel) {
-    Part part;
-    part.panel = static_cast<const uint8_t*>(input) + panel * row_bytes(w.kind, w.columns);
-    part.rows = std::min(kPanel, m - panel);
-    part.ldy = ldy;
-    for (part.first = 0; part.first < part.rows; part.first += most) {
-      part.count = std::min(most, part.rows - part.first);
-      part.y = y + (panel + part.first) * ldy;
-      if (!w.is_packed) {
-        kernels.rows(w, begin, end, part);
-      } else if (is_whole(w.kind)) {
-        kernels.whole(w, tile, tiles, part);
-      } else {
-        kernels.tiles(w, tile, tiles, part);
-      }
-    }
+  const int64_t tile = begin / kLanes, last = (end + kLanes - 1) / kLanes;
+  Part part = {};
+  part.y = y;
+  part.ldy = ldy;
+  if (is_whole(w.kind)) {
+    each_part(w, input, m, kernels.most_whole, part,
+              [&](const Part& p) { kernels.whole(w, tile, last - tile, p); });
+  } else if (w.is_packed || m > kPanel) {
+    multiply_tiles(w, input, m, part, tile, last, kernels);
+  } else {
+    each_part(w, input, m, kernels.most_rows, part,
+              [&](const Part& p) { kernels.rows(w, begin, end, p); });
   }
 }
 

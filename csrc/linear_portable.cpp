@@ -22,30 +22,9 @@ float half_to_float(uint16_t h) {
 
 namespace {
 
-// What is not a number or infinite gives results of that kind.
 void quantize(const float* x, int64_t count, int32_t correction, uint8_t* unit, int64_t row,
               int64_t rows) {
-  int8_t* to = reinterpret_cast<int8_t*>(unit) + row * kGroup;
-  float largest = 0;
-  bool is_finite = true;
-  for (int64_t j = 0; j < count; ++j) {
-    const float size = std::fabs(x[j]);
-    is_finite = is_finite && size <= 3.402823466e38f;
-    largest = size > largest ? size : largest;
-  }
-  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  int32_t sum = 0;
-  std::memset(to, 0, kGroup);
-  if (is_finite && std::isfinite(inverse)) {
-    for (int64_t j = 0; j < count; ++j) {
-      to[j] = int8_t(std::max(-127.0f, std::min(127.0f, std::nearbyintf(x[j] * inverse))));
-      sum += to[j];
-    }
-  }
-  const float scale = is_finite ? largest / 127.0f : NAN;
-  sum *= correction;
-  std::memcpy(unit + rows * kGroup + row * 4, &scale, 4);
-  std::memcpy(unit + rows * (kGroup + 4) + row * 4, &sum, 4);
+  quantize_group(x, count, correction, unit, row, rows);
 }
 
 // Adds the bias and stores what is there of a tile.
@@ -57,10 +36,10 @@ void store(const ChatglmWeight& w, int64_t tile, const float* total, float* y) {
   }
 }
 
-void whole(const ChatglmWeight& w, int64_t tile, int64_t tiles, const Part& part) {
+void whole(const ChatglmWeight& w, int64_t tile, int64_t count, const Part& part) {
   const int64_t groups = up_to(w.columns, kBlock) / kGroup, bits = w.kind == kInt8Weight ? 8 : 4;
   const int64_t unit = part.rows * unit_bytes(w.kind), zero = bits == 8 ? 128 : 8;
-  for (int64_t t = tile; t < tile + tiles; ++t) {
+  for (int64_t t = tile; t < tile + count; ++t) {
     const uint8_t* data = static_cast<const uint8_t*>(w.data) + t * tile_bytes(w);
     for (int64_t i = 0; i < part.count; ++i) {
       float total[kLanes] = {};
@@ -99,20 +78,26 @@ float value_at(const void* data, int kind, int64_t at) {
   return from_brain(half);
 }
 
-void tiles(const ChatglmWeight& w, int64_t tile, int64_t tiles, const Part& part) {
+void tiles(const ChatglmWeight& w, int64_t tile, int64_t count, const Part& part) {
   const int64_t unit = unit_columns(w.kind), step = unit / 16;
-  for (int64_t t = tile; t < tile + tiles; ++t) {
-    const uint8_t* data = static_cast<const uint8_t*>(w.data) + t * tile_bytes(w);
+  const bool is_last = part.end == num_units(w);
+  for (int64_t t = tile; t < tile + count; ++t) {
+    const uint8_t* data = part.data + (t - tile) * part.stride - part.begin * kStep * kLanes;
+    const int64_t left = std::min(kLanes, w.rows - t * kLanes);
     for (int64_t i = 0; i < part.count; ++i) {
+      float* y = part.y + i * part.ldy + t * kLanes;
       float total[kLanes] = {};
-      for (int64_t c = 0; c < w.columns; ++c) {
+      for (int64_t lane = 0; lane < left && part.begin > 0; ++lane) total[lane] = y[lane];
+      for (int64_t c = part.begin * unit; c < part.end * unit; ++c) {
         const int64_t at = (c / unit * part.rows + part.first + i) * unit + c % unit;
         const float x = value_at(part.panel, w.kind, at);
         for (int64_t lane = 0; lane < kLanes; ++lane) {
           total[lane] += value_at(data, w.kind, (c / step * kLanes + lane) * step + c % step) * x;
         }
       }
-      store(w, t, total, part.y + i * part.ldy);
+      for (int64_t lane = 0; lane < left; ++lane) {
+        y[lane] = is_last && w.bias ? total[lane] + w.bias[t * kLanes + lane] : total[lane];
+      }
     }
   }
 }

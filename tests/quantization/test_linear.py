@@ -161,7 +161,7 @@ def test_a_quantized_model_is_not_saved_as_if_it_were_the_original(
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are(toy: Path) -> None:
-    with pytest.raises(ValueError, match="int8, int4 or None, got 'int3'"):
+    with pytest.raises(ValueError, match="int8, int4, fp8 or None, got 'int3'"):
         load(toy, quantize="int3")
 
 

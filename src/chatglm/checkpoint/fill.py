@@ -23,7 +23,7 @@ from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
-from chatglm.quantization.linear import bits_of, quantized
+from chatglm.quantization.kinds import linear_of
 from chatglm.quantization.official import OfficialEmbedding, OfficialLinear
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -94,8 +94,8 @@ def fill(
         tensor = to_ours(entry.transform, read, config)
         linear, _, part = entry.ours.rpartition(".")
         if quantize is not None and part == "weight" and linear in linears:
-            bits = bits_of(linear, quantize)
-            new = quantized(tensor.to(device), bits, bias=linears[linear].bias is not None)
+            has_bias = linears[linear].bias is not None
+            new = linear_of(tensor.to(device), linear, quantize, bias=has_bias)
             replace_module(model, linear, new)
         else:
             keep = not tensor.is_floating_point() or entry.ours.endswith("router.correction")

@@ -25,7 +25,7 @@ from chatglm.checkpoint.resolve import resolve
 from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
-from chatglm.quantization.linear import KINDS
+from chatglm.quantization.kinds import KINDS
 from chatglm.tokenizer import Tokenizer
 
 
@@ -67,8 +67,8 @@ def load(
     dtype: `auto` keeps the file's, but computes in float32 on a CPU where that fits easily. base:
         where the weights lie of which `source` holds an adapter or a learned prefix only. adapter:
         a LoRA adapter in PEFT's format to put on the model at `source`. rope_ratio: see
-        `read_published`. quantize: `int8` or `int4` quantizes each linear as it is read, so that
-        the whole model never exists in more bits.
+        `read_published`. quantize: `int8`, `int4` or `fp8` quantizes each linear as it is
+        read, so that the whole model never exists in more bits.
     """
     if quantize is not None and quantize not in KINDS:
         raise ValueError(f"quantize must be one of {', '.join(KINDS)} or None, got {quantize!r}")

@@ -45,7 +45,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--quantize",
-        choices=("int8", "int4"),
+        choices=("int8", "int4", "fp8"),
         help=say("fewer bits per weight, made while loading", "加载时量化，省内存"),
     )
     group.add_argument(

@@ -87,7 +87,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
     )
-    group.add_argument("--quantize", choices=("int8", "int4"))
+    group.add_argument("--quantize", choices=("int8", "int4", "fp8"))
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument(
         "--offline", action="store_true", help=say("never touch the network", "不访问网络")

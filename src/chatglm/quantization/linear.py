@@ -78,6 +78,15 @@ class QuantizedLinear(nn.Module):
         """What is kept of the weight."""
         return Packed(self.weight, self.weight_scale, self.weight_zero)
 
+    @property
+    def integers(self) -> Integers:
+        """The weight in whole numbers, row by row."""
+        scale, zero = (
+            None if part is None else unpack_groups(part)[: self.rows] for part in self.packed[1:]
+        )
+        assert scale is not None
+        return Integers(unpack(self.weight, self.bits)[: self.rows, : self.columns], scale, zero)
+
     def for_kernels(self) -> native.Weight:
         """The weight and the bias as the native kernels take them."""
         return native.whole_weight(
