@@ -71,11 +71,12 @@ INLINE float byte_scale(const float* x, int64_t width) {
 }
 
 // Keep the keys and values of one token.
-INLINE void store(const ChatglmAttention& a, int64_t sequence, int64_t token, float* buffer) {
+INLINE void store(const ChatglmAttention& a, int64_t sequence, int64_t token, int64_t low,
+                  int64_t high, float* buffer) {
   const int64_t slot = a.places[token];
   const int64_t block = a.tables[a.offsets[sequence] + slot / kKeys], at = slot % kKeys;
   const int64_t wide = padded(a.width);
-  for (int64_t g = 0; g < a.kv_heads; ++g) {
+  for (int64_t g = low; g < high; ++g) {
     const int64_t tile = g * a.num_blocks + block;
     for (int side = 0; side < 2; ++side) {
       const bool is_key = side == 0;
@@ -207,20 +208,28 @@ INLINE void attend_tile(const ChatglmAttention& a, int64_t sequence, int64_t gro
   }
 }
 
-INLINE void store_part(const ChatglmAttention& a, int64_t first, int64_t last) {
+INLINE void store_part(const ChatglmAttention& a, int64_t first, int64_t last, int64_t low,
+                       int64_t high) {
   float buffer[kMostWidth];
   for (int64_t s = 0; s < a.num_sequences; ++s) {
     const int64_t begin = std::max<int64_t>(a.firsts[s], first);
     const int64_t end = std::min<int64_t>(a.firsts[s + 1], last);
-    for (int64_t t = begin; t < end; ++t) store(a, s, t, buffer);
+    for (int64_t t = begin; t < end; ++t) store(a, s, t, low, high, buffer);
   }
 }
 
 template <int kind>
 INLINE void attend_rows(const ChatglmAttention& a, const AttentionPiece& p) {
-  if (p.count > 4) return attend_tile<kind, kRows>(a, p.sequence, p.group, p.first, p.count);
-  if (p.count > 1) return attend_tile<kind, 4>(a, p.sequence, p.group, p.first, p.count);
-  attend_tile<kind, 1>(a, p.sequence, p.group, p.first, p.count);
+  for (int64_t done = 0; done < p.count; done += kRows) {
+    const int64_t first = p.first + done, count = std::min(kRows, p.count - done);
+    if (count > 4) {
+      attend_tile<kind, kRows>(a, p.sequence, p.group, first, count);
+    } else if (count > 1) {
+      attend_tile<kind, 4>(a, p.sequence, p.group, first, count);
+    } else {
+      attend_tile<kind, 1>(a, p.sequence, p.group, first, count);
+    }
+  }
 }
 
 INLINE void attend_kind(const ChatglmAttention& a, const AttentionPiece& p) {
@@ -233,8 +242,9 @@ INLINE void attend_kind(const ChatglmAttention& a, const AttentionPiece& p) {
   attribute void attend_##name(const ChatglmAttention& a, const AttentionPiece& p) {          \
     attend_kind(a, p);                                                                        \
   }                                                                                           \
-  attribute void store_##name(const ChatglmAttention& a, int64_t first, int64_t last) {       \
-    store_part(a, first, last);                                                               \
+  attribute void store_##name(const ChatglmAttention& a, int64_t first, int64_t last,         \
+                              int64_t low, int64_t high) {                                    \
+    store_part(a, first, last, low, high);                                                    \
   }
 
 VERSION(portable, )
@@ -295,12 +305,13 @@ int64_t attention_pieces(const ChatglmAttention& a, std::vector<AttentionPiece>&
   return products;
 }
 
-void attention_store(const ChatglmAttention& a, int64_t first, int64_t last) {
+void attention_store(const ChatglmAttention& a, int64_t first, int64_t last, int64_t low,
+                     int64_t high) {
 #if defined(__x86_64__)
-  if (a.level == 2) return store_avx512(a, first, last);
-  if (a.level == 1) return store_avx2(a, first, last);
+  if (a.level == 2) return store_avx512(a, first, last, low, high);
+  if (a.level == 1) return store_avx2(a, first, last, low, high);
 #endif
-  store_portable(a, first, last);
+  store_portable(a, first, last, low, high);
 }
 
 void attention_attend(const ChatglmAttention& a, const AttentionPiece& piece) {
@@ -317,7 +328,7 @@ extern "C" {
 __attribute__((visibility("default"))) int chatglm_attention(const ChatglmAttention* call) {
   const ChatglmAttention& a = *call;
   if (attention_is_wrong(a)) return 1;
-  attention_store(a, 0, a.num_tokens);
+  attention_store(a, 0, a.num_tokens, 0, a.kv_heads);
   Work work;
   work.call = call;
   // A call of a few microseconds is not worth waking anybody.

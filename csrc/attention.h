@@ -48,8 +48,9 @@ bool attention_is_wrong(const ChatglmAttention& call);
 // Appends all pieces of a call; gives the number of their products.
 int64_t attention_pieces(const ChatglmAttention& call, std::vector<AttentionPiece>& pieces);
 
-// Keeps the keys and values of the call's tokens from first up to last.
-void attention_store(const ChatglmAttention& call, int64_t first, int64_t last);
+// Keeps the keys and values of tokens [first, last) in groups [low, high).
+void attention_store(const ChatglmAttention& call, int64_t first, int64_t last, int64_t low,
+                     int64_t high);
 
-// What one piece's queries read; after the keys and values that they see have been kept.
+// What one piece's queries read, however many; after the keys and values that they see were kept.
 void attention_attend(const ChatglmAttention& call, const AttentionPiece& piece);

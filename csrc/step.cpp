@@ -58,6 +58,8 @@ struct ChatglmForward {
 namespace {
 
 constexpr int64_t kLanes = 16;
+constexpr int64_t kPieceBytes = 128 << 10;  // of a weight
+constexpr int64_t kBits[] = {32, 16, 8, 4};  // of a number, by kind
 
 INLINE float sum_of(Floats v) {
   float total = 0;
@@ -175,7 +177,7 @@ const Rows& rows_of(int level) {
   return rows_portable;
 }
 
-enum What { kEnter, kQkv, kStore, kAttend, kGather, kOut, kMiddle, kUp, kBend, kDown, kLeave };
+enum What { kEnter, kQkv, kDecode, kStore, kAttend, kGather, kOut, kMiddle, kUp, kDown, kLeave };
 
 // Pieces of `size` rows or columns of one kind of work in one layer.
 struct Phase {
@@ -183,8 +185,10 @@ struct Phase {
   int64_t layer, pieces, size;
 };
 
-struct alignas(64) Counter {
-  std::atomic<int64_t> next{0}, done{0};
+// Two lines of the cache, since those who wait look at one while others count in the other.
+struct Counter {
+  alignas(64) std::atomic<int64_t> next{0};
+  alignas(64) std::atomic<int64_t> done{0};
 };
 
 INLINE int64_t parts(int64_t total, int64_t size) { return (total + size - 1) / size; }
@@ -192,16 +196,18 @@ INLINE int64_t rounded(int64_t count, int64_t to) { return parts(count, to) * to
 
 // Where the arrays of a forward lie, in floats from the scratch memory's beginning.
 struct Layout {
-  int64_t x, normed, qkv, read, y, up, input, total;
+  int64_t x, normed, qkv, read, y, up, input, bent, total;
 
   Layout(const ChatglmNetwork& n, const ChatglmAttention& a) {
     const int64_t t = a.num_tokens, c = n.hidden_size, heads = a.heads * a.width;
     const int64_t wide = n.ffn_size * (n.activation == 2 ? 2 : 1);
-    int64_t bytes = 0;
+    int64_t bytes[] = {0, 0};
     for (int64_t i = 0; i < n.num_layers; ++i) {
       const ChatglmLayer& layer = n.layers[i];
-      for (const ChatglmWeight* w : {&layer.qkv, &layer.out, &layer.up, &layer.down}) {
-        bytes = std::max(bytes, linear::input_bytes(w->kind, t, w->columns));
+      const ChatglmWeight* weights[] = {&layer.qkv, &layer.out, &layer.up, &layer.down};
+      for (int j = 0; j < 4; ++j) {
+        const int64_t needed = linear::input_bytes(weights[j]->kind, t, weights[j]->columns);
+        bytes[j % 2] = std::max(bytes[j % 2], needed);
       }
     }
     int64_t at = 0;
@@ -211,7 +217,8 @@ struct Layout {
                                {&read, t * heads},
                                {&y, t * c},
                                {&up, t * wide},
-                               {&input, parts(bytes, 4)}}) {
+                               {&input, parts(bytes[0], 4)},
+                               {&bent, parts(bytes[1], 4)}}) {
       *start = at;
       at += rounded(size, 16);
     }
@@ -230,14 +237,14 @@ struct Forward final : Task {
   std::vector<Phase> phases;
   std::unique_ptr<Counter[]> counters;
   float *x, *normed, *qkv, *read, *y, *up;
-  void* input;
+  void *input, *bent;  // inputs of qkv and up, and of out and down
 
   Forward(const ChatglmNetwork& network, const ChatglmForward& forward, const ChatglmAttention& a)
       : net(network), f(forward), rows(rows_of(a.level)), level(a.level) {
     float* base = static_cast<float*>(f.scratch);
     const Layout at(net, a);
     x = base + at.x, normed = base + at.normed, qkv = base + at.qkv, read = base + at.read;
-    y = base + at.y, up = base + at.up, input = base + at.input;
+    y = base + at.y, up = base + at.up, input = base + at.input, bent = base + at.bent;
     turn(a);
     for (int64_t i = 0; i < net.num_layers; ++i) attention.push_back(layer_of(a, i));
     attention_pieces(a, reads);
@@ -282,27 +289,33 @@ struct Forward final : Task {
     phases.push_back({what, layer, parts(total, size), size});
   }
 
-  // So many rows of a weight that all threads get several pieces, but none of a few microseconds.
+  // So many rows of a weight that a piece takes some microseconds; at least a piece a thread.
   int64_t slice(const ChatglmWeight& w, int threads) const {
-    const int64_t fair = rounded(parts(w.rows, 4 * threads), 16);
-    return threads == 1 ? rounded(w.rows, 16) : std::max<int64_t>(16, std::min<int64_t>(fair, 128));
+    const int64_t some = kPieceBytes / (w.columns * kBits[w.kind] / 8 + 1);
+    const int64_t fair = std::min(some, parts(w.rows, threads));
+    return threads == 1 ? rounded(w.rows, 16) : rounded(std::max<int64_t>(fair, 1), 16);
   }
 
   void plan(const ChatglmAttention& a) {
     const int64_t t = a.num_tokens;
     const int64_t some = std::max<int64_t>(1, 8192 / net.hidden_size);  // rows of a few microseconds
-    const int64_t columns = rounded(parts(net.ffn_size, a.num_threads), 64);
+    // One token of each sequence: keeping, reading and preparing are one piece for each group.
+    const bool decodes = t == a.num_sequences && t * a.kv_heads >= a.num_threads &&
+                         a.heads / a.kv_heads * a.width % 64 == 0;
     add(kEnter, 0, t, some);
     for (int64_t i = 0; i < net.num_layers; ++i) {
       const ChatglmLayer& layer = net.layers[i];
       add(kQkv, i, layer.qkv.rows, slice(layer.qkv, a.num_threads));
-      add(kStore, i, t, 4 * some);
-      add(kAttend, i, int64_t(reads.size()), 1);
-      add(kGather, i, t, some);
+      if (decodes) {
+        add(kDecode, i, t * a.kv_heads, 1);
+      } else {
+        add(kStore, i, t, 4 * some);
+        add(kAttend, i, int64_t(reads.size()), 1);
+        add(kGather, i, t, some);
+      }
       add(kOut, i, layer.out.rows, slice(layer.out, a.num_threads));
       add(kMiddle, i, t, some);
-      add(kUp, i, layer.up.rows, slice(layer.up, a.num_threads));
-      add(kBend, i, t * parts(net.ffn_size, columns), 1);
+      add(kUp, i, net.ffn_size, rounded(slice(layer.up, 2 * a.num_threads) / 2, 64));
       add(kDown, i, layer.down.rows, slice(layer.down, a.num_threads));
       add(kLeave, i, t, some);
     }
@@ -335,18 +348,18 @@ struct Forward final : Task {
     const int64_t begin = piece * p.size;
     const int64_t end = std::min(begin + p.size, tokens());
     switch (p.what) {
-      case kQkv: return multiply(layer.qkv, qkv, begin, p.size);
-      case kOut: return multiply(layer.out, y, begin, p.size);
-      case kUp: return multiply(layer.up, up, begin, p.size);
-      case kDown: return multiply(layer.down, y, begin, p.size);
-      case kStore: return attention_store(attention[size_t(p.layer)], begin, end);
+      case kQkv: return multiply(layer.qkv, input, qkv, begin, p.size);
+      case kOut: return multiply(layer.out, bent, y, begin, p.size);
+      case kUp: return bend(layer, begin, std::min(begin + p.size, net.ffn_size));
+      case kDown: return multiply(layer.down, bent, y, begin, p.size);
+      case kStore: return store(attention[size_t(p.layer)], begin, end);
       case kAttend: return attention_attend(attention[size_t(p.layer)], reads[size_t(piece)]);
-      case kBend: return bend(layer, piece);
+      case kDecode: return decode(attention[size_t(p.layer)], layer, piece);
       default: break;
     }
     for (int64_t i = begin; i < end; ++i) {
       if (p.what == kGather) {
-        prepare(layer.out, read + i * layer.out.columns, i);
+        prepare(layer.out, read + i * layer.out.columns, i, bent);
       } else if (p.what == kEnter) {
         begin_row(i);
         enter(i, layer.norm1, layer.norm1_bias, layer.qkv);
@@ -360,13 +373,17 @@ struct Forward final : Task {
     }
   }
 
-  void multiply(const ChatglmWeight& w, float* out, int64_t begin, int64_t size) {
-    const int64_t end = std::min(begin + size, w.rows);
-    linear::multiply(w, input, tokens(), out, w.rows, begin, end, level);
+  void store(const ChatglmAttention& a, int64_t begin, int64_t end) {
+    attention_store(a, begin, end, 0, a.kv_heads);
   }
 
-  void prepare(const ChatglmWeight& w, const float* row, int64_t i) {
-    linear::prepare(w.kind, row, i, tokens(), w.columns, 0, w.columns, input, level);
+  void multiply(const ChatglmWeight& w, const void* from, float* out, int64_t begin, int64_t size) {
+    const int64_t end = std::min(begin + size, w.rows);
+    linear::multiply(w, from, tokens(), out, w.rows, begin, end, level);
+  }
+
+  void prepare(const ChatglmWeight& w, const float* row, int64_t i, void* to) {
+    linear::prepare(w.kind, row, i, tokens(), w.columns, 0, w.columns, to, level);
   }
 
   void begin_row(int64_t i) {
@@ -384,7 +401,7 @@ struct Forward final : Task {
     if (buffer.size() < size_t(net.hidden_size)) buffer.resize(size_t(net.hidden_size));
     float* out = net.residual == 1 ? normed + i * net.hidden_size : buffer.data();
     rows.norm(net, x + i * net.hidden_size, weight, bias, out);
-    prepare(next, out, i);
+    prepare(next, out, i, input);
   }
 
   // A block's output joins the stream.
@@ -406,14 +423,28 @@ struct Forward final : Task {
     }
   }
 
-  // The activation of some columns of a row, as `down` takes it.
-  void bend(const ChatglmLayer& layer, int64_t piece) {
-    const int64_t ffn = net.ffn_size, size = rounded(parts(ffn, attention[0].num_threads), 64);
-    const int64_t each = parts(ffn, size), i = piece / each, begin = piece % each * size;
-    const int64_t end = std::min(begin + size, ffn);
-    float* row = up + i * layer.up.rows;
-    rows.bend(net.activation, row + begin, row + ffn + begin, row + begin, end - begin);
-    linear::prepare(layer.down.kind, row, i, tokens(), ffn, begin, end, input, level);
+  // Columns [begin, end) of the widened rows, bent and as `down` takes them.
+  void bend(const ChatglmLayer& layer, int64_t begin, int64_t end) {
+    const int64_t ffn = net.ffn_size, wide = layer.up.rows;
+    linear::multiply(layer.up, input, tokens(), up, wide, begin, end, level);
+    if (wide > ffn) {
+      linear::multiply(layer.up, input, tokens(), up, wide, ffn + begin, ffn + end, level);
+    }
+    for (int64_t i = 0; i < tokens(); ++i) {
+      float* row = up + i * wide;
+      rows.bend(net.activation, row + begin, row + ffn + begin, row + begin, end - begin);
+      linear::prepare(layer.down.kind, row, i, tokens(), ffn, begin, end, bent, level);
+    }
+  }
+
+  // What one group's heads of one token read, as `out` takes it.
+  void decode(const ChatglmAttention& a, const ChatglmLayer& layer, int64_t piece) {
+    const int64_t i = piece / a.kv_heads, group = piece % a.kv_heads, share = a.heads / a.kv_heads;
+    attention_store(a, i, i + 1, group, group + 1);
+    attention_attend(a, {int32_t(i), int32_t(group), 0, int32_t(share)});
+    const int64_t begin = group * share * a.width, end = begin + share * a.width;
+    linear::prepare(layer.out.kind, read + i * a.heads * a.width, i, tokens(), layer.out.columns,
+                    begin, end, bent, level);
   }
 };
 
@@ -426,7 +457,7 @@ bool is_weight(const ChatglmWeight& w, int64_t rows, int64_t columns) {
 
 bool is_wrong(const ChatglmNetwork& n, const ChatglmForward& f, const ChatglmAttention& a) {
   if (attention_is_wrong(a) || a.num_tokens < 1 || n.num_layers < 1 || n.hidden_size < 1 ||
-      n.ffn_size < 1 || n.norm_kind < 0 || n.norm_kind > 1 || n.residual < 0 || n.residual > 2 ||
+      n.ffn_size < 1 || n.ffn_size % kLanes || n.norm_kind < 0 || n.norm_kind > 1 || n.residual < 0 || n.residual > 2 ||
       n.activation < 0 || n.activation > 2) {
     return true;
   }

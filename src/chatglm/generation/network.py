@@ -124,7 +124,10 @@ class Network:
         n.norm_kind = int(config.norm == "rmsnorm")
         n.residual = _RESIDUALS.index(config.residual)
         n.activation = _ACTIVATIONS.index(config.mlp)
-        self.scratch = torch.empty(0, dtype=torch.uint8)
+        self.forwards = _Forward()
+        self.store: KeyValueStore | None = None
+        self.scratch, self.base = torch.empty(0, dtype=torch.uint8), 0
+        self.needed: dict[int, int] = {}  # bytes of it, by the number of tokens
 
     def layer(self, layer: nn.Module) -> _Layer:
         """The native form of a layer."""
@@ -160,30 +163,16 @@ class Network:
     ) -> Tensor:
         """Hidden states (T, C) in float32 of tokens at positions (P, T)."""
         a, kept = arranged(store, spans, -1)
-        ids = array("i", tokens)
+        ids, positions = array("i", tokens), self.turn(a, places)
         x = None if self.reads_words else self.embedded(tokens, places)
-        positions = self.turn(a, places)
-        a.heads = self.model.config.num_heads
-        scale_stride = 0
-        if store.scales is not None:
-            a.key_scales, a.value_scales = (store.scales[i].data_ptr() for i in (0, 1))
-            scale_stride = store.scales.stride(1) * store.scales.element_size()
-        a.keys, a.values = store.stored_keys.data_ptr(), store.stored_values.data_ptr()
-        out = torch.empty(a.num_tokens, self.model.config.hidden_size)
-        needed = self.bytes_needed(ctypes.byref(self.network), ctypes.byref(a)) + 64
-        if needed > len(self.scratch):
-            self.scratch = torch.empty(needed, dtype=torch.uint8)
-        f = _Forward(
-            tokens=ids.buffer_info()[0],
-            input=None if x is None else x.data_ptr(),
-            output=out.data_ptr(),
-            positions=positions.buffer_info()[0],
-            scratch=-(-self.scratch.data_ptr() // 64) * 64,
-            scratch_bytes=needed - 64,
-            key_stride=store.stored_keys.stride(0) * store.stored_keys.element_size(),
-            value_stride=store.stored_values.stride(0) * store.stored_values.element_size(),
-            scale_stride=scale_stride,
-        )
+        out = torch.empty(a.num_tokens, self.network.hidden_size)
+        f = self.forwards
+        if store is not self.store:
+            self.bind(store)
+        a.heads, a.keys, a.values, a.key_scales, a.value_scales = self.addresses
+        f.scratch, f.scratch_bytes = self.room(a)
+        f.tokens, f.positions = ids.buffer_info()[0], positions.buffer_info()[0]
+        f.input, f.output = None if x is None else x.data_ptr(), out.data_ptr()
         if self.run(ctypes.byref(self.network), ctypes.byref(f), ctypes.byref(a)):
             raise ValueError(
                 f"the native step refuses {a.num_tokens} tokens of {a.num_sequences} sequences; "
@@ -191,6 +180,30 @@ class Network:
             )
         del kept
         return out
+
+    def bind(self, store: KeyValueStore) -> None:
+        """Note where a store's keys, values and scales lie."""
+        self.store, f = store, self.forwards
+        scales: list[int | None] = [None, None]
+        if store.scales is not None:
+            scales = [part.data_ptr() for part in store.scales]
+            f.scale_stride = store.scales.stride(1) * store.scales.element_size()
+        keys, values = store.stored_keys, store.stored_values
+        f.key_stride = keys.stride(0) * keys.element_size()
+        f.value_stride = values.stride(0) * values.element_size()
+        heads = self.model.config.num_heads
+        self.addresses = (heads, keys.data_ptr(), values.data_ptr(), *scales)
+
+    def room(self, a: Arguments) -> tuple[int, int]:
+        """Scratch memory for so many tokens: its address and bytes."""
+        needed = self.needed.get(a.num_tokens)
+        if needed is None:
+            needed = self.bytes_needed(ctypes.byref(self.network), ctypes.byref(a))
+            self.needed[a.num_tokens] = needed
+            if needed + 64 > len(self.scratch):
+                self.scratch = torch.empty(needed + 64, dtype=torch.uint8)
+                self.base = -(-self.scratch.data_ptr() // 64) * 64
+        return self.base, needed
 
     def embedded(self, tokens: Sequence[int], places: Sequence[Sequence[int]]) -> Tensor:
         """The stream (T, C) as the first layer finds it."""

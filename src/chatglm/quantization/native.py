@@ -74,6 +74,7 @@ def declared(native: ctypes.CDLL) -> ctypes.CDLL:
     return native
 
 
+@cache
 def best_level() -> int:
     """Index into LEVELS of what this processor has; -1 without kernels."""
     native = opened()
