@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -53,7 +54,8 @@ def is_usable(device: torch.device) -> bool:
             torch.ones(16, 1, dtype=torch.float16, device=device),
             None, 8, 64,
         )  # fmt: skip
-        kernels().multiply(torch.ones(1, 64, device=device), rows, None, 1)
+        with current(device):
+            kernels().multiply(torch.ones(1, 64, device=device), rows, None, 1)
         torch.cuda.synchronize(device)
     except Exception as error:  # Triton's own, a compiler's or the driver's: all mean the same
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -64,6 +66,11 @@ def is_usable(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the one that kernels are launched on: Triton asks for the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @cache
@@ -85,10 +92,9 @@ def to_rows(values: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group
     middle = 2 ** (bits - 1)
     filled = F.pad(values, (0, padded - columns), value=middle)
     if bits == 4:
-        quarters = filled.view(rows, -1, 4, 32).to(torch.int32)  # (rows, steps, nibbles, 32)
-        words = quarters[:, :, 0] | quarters[:, :, 1] << 4 | quarters[:, :, 2] << 8
-        words = (words | quarters[:, :, 3] << 12).flatten(1)
-        weight = torch.where(words >= 1 << 15, words - (1 << 16), words).to(torch.int16)
+        nibbles = filled.view(rows, -1, 4, 32).to(torch.int16)  # (rows, steps, nibbles, 32)
+        words = nibbles[:, :, 0] | nibbles[:, :, 1] << 4 | nibbles[:, :, 2] << 8
+        weight = (words | nibbles[:, :, 3] << 12).flatten(1)
     else:
         weight = (filled.to(torch.int16) - middle).to(torch.int8)
     num_groups = max(padded // group, 1)
@@ -134,9 +140,9 @@ class CudaLinear(nn.Module):
         if (torch.is_grad_enabled() and x.requires_grad) or count >= UNPACKED_FROM:
             y = frozen_product(x, self.blocks)
             return y if self.bias is None else y + self.bias
-        y = kernels().multiply(
-            x.reshape(-1, self.columns), self.packed, self.bias, num_processors(x.device)
-        )
+        flat = x.reshape(-1, self.columns)
+        with current(x.device):
+            y = kernels().multiply(flat, self.packed, self.bias, num_processors(x.device))
         return y.view(*x.shape[:-1], self.rows)
 
     def blocks(self, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -145,7 +151,8 @@ class CudaLinear(nn.Module):
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weight (rows, columns) in `dtype`."""
-        return kernels().dequantize(self.packed, dtype)
+        with current(self.weight.device):
+            return kernels().dequantize(self.packed, dtype)
 
 
 def on_cuda(linear: QuantizedLinear) -> CudaLinear | QuantizedLinear:

@@ -108,7 +108,8 @@ class Float8Linear(nn.Module):
                 weight=self.weight, scale=self.weight_scale, zero=None,
                 columns=self.columns, bits=8, group=0,
             )  # fmt: skip
-            y = cuda.kernels().multiply(flat, rows, None, cuda.num_processors(device))
+            with cuda.current(device):
+                y = cuda.kernels().multiply(flat, rows, None, cuda.num_processors(device))
         else:
             filled = F.pad(flat, (0, self.weight.shape[1] - self.columns))
             y = scaled_product(filled, self.weight, self.weight_scale)

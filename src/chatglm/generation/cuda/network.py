@@ -18,6 +18,7 @@ from chatglm.model.mlp import MLP, ExpertMLP
 from chatglm.model.position import Rotary
 from chatglm.model.surgery import replace_module
 from chatglm.model.transformer import Layer
+from chatglm.quantization.cuda import current
 
 if TYPE_CHECKING:
     from chatglm.generation.cache import KeyValueStore, Span
@@ -44,13 +45,14 @@ class Network:
         spans: Sequence[Span],
     ) -> Tensor:
         """Hidden states (T, C) of tokens at positions (P, T)."""
-        if self.can_record and not self.routing.rows and self.recordings.can_hold(spans):
-            return self.recordings.forward(tokens, places, store, spans, self.routing.only)
-        device = store.keys.device
-        numbers = torch.tensor([list(tokens), *map(list, places)]).to(device)  # (1 + P, T)
-        call = PagedCall(store, layout_of(spans, store, self.model.config.num_heads))
-        hidden: Tensor = self.model(numbers[None, 0], numbers[None, 1:], None, call)
-        return hidden[0]
+        with current(store.keys.device):
+            if self.can_record and not self.routing.rows and self.recordings.can_hold(spans):
+                return self.recordings.forward(tokens, places, store, spans, self.routing.only)
+            numbers = torch.tensor([list(tokens), *map(list, places)])  # (1 + P, T)
+            numbers = numbers.to(store.keys.device)
+            call = PagedCall(store, layout_of(spans, store, self.model.config.num_heads))
+            hidden: Tensor = self.model(numbers[None, 0], numbers[None, 1:], None, call)
+            return hidden[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores (…, V) in float32 of the token after each hidden state."""
