@@ -10,15 +10,17 @@ import asyncio
 import itertools
 import json
 import random
+import re
 import socket
 import statistics
 import struct
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tests.serve import wire
-from tests.serve.conftest import Running
+from tests.serve.conftest import ROOT, Running
 
 Numbers = dict[str, float]
 CHAT = "/v1/chat/completions"
@@ -264,46 +266,89 @@ def idle_numbers(server: Running) -> tuple[float, float]:
 # R5
 
 
-def slow_clients(server: Running, count: int) -> Numbers:
-    """R5: sockets that send half a head or half a body are closed; others do not notice."""
-    whole = wire.head("POST", CHAT, 1000)
-    took: dict[str, list[float]] = {"head": [], "body": []}
-    times: list[float] = []
+def slow_clients(server: Running, count: int, seconds: float = 5.0) -> Numbers:
+    """R5: sockets that send half a head or half a body are closed; others hardly notice.
 
-    async def one(i: int) -> None:
-        kind = "head" if i % 2 else "body"
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        start = time.perf_counter()
-        writer.write(whole[:-4] if kind == "head" else whole + b'{"messages": ')
-        try:
-            while await reader.read(4096):
-                pass
-        except ConnectionError:
-            pass
-        took[kind].append(time.perf_counter() - start)
-        writer.close()
+    The times of normal requests are those of the whole while that the sockets are there, their
+    coming all at once included, beside as long without them.
+    """
 
-    async def normal() -> list[float]:
+    async def normal(until: Callable[[], bool]) -> list[float]:
         found = []
-        for _ in range(20):
+        while not until():
             start = time.perf_counter()
             assert (await wire.ask(server.port, CHAT, chat(max_tokens=4))).status == 200
             found.append(time.perf_counter() - start)
+            await asyncio.sleep(0.02)
         return found
 
-    async def all_of_them() -> float:
-        alone = await normal()
-        slow = asyncio.ensure_future(together(count, count, one))
-        times.extend(await normal())
-        await slow
-        return percentile(times, 0.95) / percentile(alone, 0.95)
+    async def all_of_them() -> tuple[list[float], list[float], dict[str, list[float]]]:
+        start = time.perf_counter()
+        alone = await normal(lambda: time.perf_counter() - start > seconds)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.serve.slow", str(server.port), str(count),
+            stdout=asyncio.subprocess.PIPE, cwd=ROOT,
+        )  # fmt: skip
+        slow = asyncio.ensure_future(process.communicate())
+        beside = await normal(slow.done)
+        return alone, beside, json.loads((await slow)[0])
 
-    ratio = wire.run(all_of_them(), 120)
+    alone, beside, took = wire.run(all_of_them(), 120)  # type: ignore[misc]
     assert len(took["head"]) + len(took["body"]) == count
+    before, during = percentile(alone, 0.95), percentile(beside, 0.95)
     return {
         "sockets": count, "head_closed_s": round(max(took["head"]), 1),
-        "body_closed_s": round(max(took["body"]), 1), "p95_ratio": round(ratio, 2),  # type: ignore[call-overload]
+        "body_closed_s": round(max(took["body"]), 1), "p95_alone_ms": round(before * 1000, 1),
+        "p95_ms": round(during * 1000, 1), "p95_ratio": round(during / before, 2),
+        "slowest_ms": round(max(beside) * 1000, 1),
     }  # fmt: skip
+
+
+# R6
+
+
+def too_large(server: Running, count: int) -> Numbers:
+    """R6: 10 MB of text is refused with both numbers, a body over the limit before it is sent, a
+    head over 64 KB at once.
+    """
+    texts = {"chinese": "今天天气很好，" * 480_000, "english": "hello world " * 833_000}
+    times: dict[str, list[float]] = {name: [] for name in texts}
+
+    async def long_prompts() -> None:
+        for name, text in texts.items():
+            data = wire.encode(chat(text))
+            assert len(data) > 9_900_000
+            for _ in range(count):
+                start = time.perf_counter()
+                answer = await wire.ask(server.port, CHAT, data)
+                times[name].append(time.perf_counter() - start)
+                assert answer.status == 400
+                error = answer.json["error"]
+                assert error["code"] == "context_length_exceeded"  # type: ignore[index]
+                assert len(re.findall(r"\d+", error["message"])) == 2  # type: ignore[index]
+
+    async def only_announced() -> float:
+        start = time.perf_counter()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(wire.head("POST", CHAT, 10**12))
+        status, _ = await wire.read_head(reader)
+        writer.close()
+        assert status == 413
+        return time.perf_counter() - start
+
+    async def large_head() -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 200_000)
+        status, _ = await wire.read_head(reader)
+        writer.close()
+        return status
+
+    wire.run(long_prompts())
+    announced = wire.run(only_announced())
+    assert wire.run(large_head()) in (400, 431)
+    assert isinstance(announced, float)
+    medians = {f"{name}_ms": round(statistics.median(t) * 1000, 1) for name, t in times.items()}
+    return {"tried": count, **medians, "announced_ms": round(announced * 1000, 1)}
 
 
 # R7

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from tests.serve.conftest import Running
@@ -126,6 +128,66 @@ def test_langchain_works_unchanged(server: Running) -> None:
         base_url=f"{server.url}/v1", api_key="none", model="nano", check_embedding_ctx_length=False
     )
     assert len(vectors.embed_query("你好")) == 320
+
+
+LITELLM = """
+import asyncio, json, sys
+import litellm
+
+url, hello = sys.argv[1], [{"role": "user", "content": "你好"}]
+given = {"model": "openai/nano", "api_base": url, "api_key": "none", "temperature": 0}
+whole = litellm.completion(messages=hello, max_tokens=8, **given)
+pieces = litellm.completion(
+    messages=hello, max_tokens=8, stream=True, stream_options={"include_usage": True}, **given
+)
+chunks = list(pieces)
+function = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"enum": [1]}},
+            "required": ["a"], "additionalProperties": False}}
+called = litellm.completion(
+    messages=hello, tools=[{"type": "function", "function": function}],
+    tool_choice="required", max_tokens=40, **given
+).choices[0].message.tool_calls[0].function
+schema = {"name": "s", "schema": {"enum": ["晴", "雨"]}}
+shaped = litellm.completion(
+    messages=hello, response_format={"type": "json_schema", "json_schema": schema}, **given
+)
+later = asyncio.run(litellm.acompletion(messages=hello, max_tokens=8, **given))
+writer = {**given, "model": "text-completion-openai/nano"}
+text = litellm.text_completion(prompt="今天", max_tokens=4, **writer)
+vectors = litellm.embedding(model="openai/nano", input=["你好"], api_base=url, api_key="none")
+try:
+    litellm.completion(messages=[{"role": "user", "content": "很长" * 3000}], **given)
+    refused = ""
+except litellm.BadRequestError as error:
+    refused = str(error)
+print(json.dumps({
+    "whole": whole.choices[0].message.content,
+    "usage": whole.usage.total_tokens,
+    "streamed": "".join(c.choices[0].delta.content or "" for c in chunks if c.choices),
+    "later": later.choices[0].message.content,
+    "arguments": json.loads(called.arguments),
+    "shaped": json.loads(shaped.choices[0].message.content),
+    "text": text.choices[0].text,
+    "width": len(vectors.data[0]["embedding"]),
+    "refused": refused,
+}))
+"""
+
+
+@pytest.mark.skipif(find_spec("litellm") is None, reason="needs litellm")
+def test_litellm_works_unchanged(server: Running) -> None:
+    command = [sys.executable, "-c", LITELLM, f"{server.url}/v1"]
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["whole"] == told["streamed"] == told["later"] != ""
+    assert told["usage"] > 0
+    assert told["arguments"] == {"a": 1}
+    assert told["shaped"] in ("晴", "雨")
+    assert told["text"]
+    assert told["width"] == 320
+    assert "context of nano holds" in told["refused"]
 
 
 @pytest.mark.parametrize(

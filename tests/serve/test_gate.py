@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.serve import wire
+from tests.serve import doors, wire
 from tests.serve.conftest import Running
 
 KEY, OTHER = "sk-first-Ключ-密钥", "sk-second"
@@ -36,30 +36,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def test_every_route_but_health_and_the_page_needs_a_key(locked: Running) -> None:
-    paths = locked.get("/openapi.json", headers=bearer(OTHER)).json()["paths"]
-    routes = [(method, path) for path, methods in paths.items() for method in methods]
-    routes += [("post", "/"), ("get", "/openapi.json"), ("get", "/nothing"), ("delete", "/")]
-    assert len(routes) > 15
-    for method, path in routes:
-        path = path.replace("{name}", "toy")
-
-        async def statuses(method: str = method, path: str = path) -> list[int]:
-            found = []
-            for headers in ({}, bearer("sk-wrong"), bearer(""), bearer("sk-third")):
-                answer = await wire.ask(
-                    locked.port, path, {} if method == "post" else None, method.upper(), **headers
-                )
-                found.append(answer.status)
-                if answer.status >= 400 and method != "head":
-                    assert set(answer.json["error"]) == {"message", "type", "param", "code"}  # type: ignore[call-overload]
-            return found
-
-        without, wrong, empty, right = wire.run(statuses())  # type: ignore[misc]
-        if path == "/health":
-            assert {without, wrong, empty, right} == {200}
-        else:
-            assert (without, wrong, empty) == (401, 401, 401), path
-            assert right not in (401, 403), path
+    assert doors.routes_and_keys(locked, OTHER)["routes"] > 15
 
 
 def test_the_page_is_public_and_nothing_beside_it(locked: Running) -> None:
@@ -139,29 +116,7 @@ def test_an_operator_may_have_prompts_and_replies_in_the_log(
 
 
 def test_nothing_that_a_client_sends_can_forge_a_line_of_the_log(locked: Running) -> None:
-    before = len(locked.lines())
-    nasty = 'x\\u001b[31m\\u202e\\n{\\"level\\": \\"info\\"}' + "y" * 50_000
-    model = f'{{"model": "{nasty[:200]}", "messages": [{{"role": "user", "content": "a"}}]}}'
-
-    async def send() -> None:
-        for path, body in (
-            ("/v1/chat/completions", model.encode()),
-            ("/v1/%0a%1b%5b31m%e2%80%ae{}", b"{}"),
-            ("/" + "z" * 20_000, b"{}"),
-        ):
-            await wire.ask(
-                locked.port, path, body, **bearer(OTHER), X_Request_Id="a b\x1b[0m" + "q" * 9000
-            )
-
-    wire.run(send())
-    locked.wait_for(lambda: len(locked.lines()) >= before + 3)
-    new = locked.lines()[before:]
-    assert len(new) == 3
-    for line in new:
-        fields = json.loads(line)
-        assert line.isprintable()
-        assert re.fullmatch(r"req_[0-9a-f]{24}", fields["id"])
-        assert len(line) < 2000
+    doors.forged_lines(locked, OTHER, 12)
 
 
 def test_a_request_id_is_taken_over_and_given_back(locked: Running) -> None:

@@ -41,7 +41,7 @@ def test_clients_that_hang_up_leave_nothing_behind(toy_server: Running) -> None:
 
 
 def test_slow_clients_are_closed_and_others_served(small: Running) -> None:
-    goals.slow_clients(small, 60)
+    goals.slow_clients(small, 60, seconds=1)
 
 
 def test_schemas_that_are_meant_to_hurt_are_refused(toy_server: Running) -> None:
