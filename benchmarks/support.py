@@ -18,6 +18,16 @@ from chatglm.apps.knowledge.measure import read_questions
 from chatglm.apps.support import CustomerService, Desk
 from chatglm.apps.support.measure import Outcome, tried
 
+COLUMNS = (
+    "right",
+    "wrong",
+    "handed over",
+    "answer among suggestions",
+    "refused",
+    "answered anyway",
+    "bad citations",
+)
+
 
 def main() -> None:
     """Print a row per base and their sum."""
@@ -25,8 +35,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     total = Outcome()
-    columns = "right | wrong | handed over | refused | answered anyway | bad citations"
-    print(f"| base | threshold | {columns} |\n|---|---:|---:|---:|---:|---:|---:|---:|")
+    columns = " | ".join(COLUMNS)
+    print(f"| base | threshold | {columns} |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for path in sorted(folder.glob("*.jsonl")):
         if path.name == "test_questions.jsonl":
             continue
@@ -51,6 +61,7 @@ def show(name: str, threshold: str, outcome: Outcome) -> None:
             outcome.right,
             outcome.wrong,
             outcome.handed_over,
+            outcome.suggested,
             outcome.refused,
             outcome.answered_anyway,
             outcome.bad_citations,

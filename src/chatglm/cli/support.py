@@ -142,7 +142,11 @@ def make_service(arguments: argparse.Namespace, kb: str) -> CustomerService:
 def serve_words(service: CustomerService, arguments: argparse.Namespace) -> int:
     """One question, the lines of a pipe, or a talk."""
     if arguments.words and arguments.words != ["-"]:
-        show(service.ask(" ".join(arguments.words), arguments.session), as_json=arguments.json)
+        last = last_heard(service.desk, arguments.session)
+        reply = service.ask(" ".join(arguments.words), arguments.session)
+        if not arguments.json:
+            hear(service.desk, reply.session, last)
+        show(reply, as_json=arguments.json)
         return 0
     if arguments.words == ["-"] or (not sys.stdin.isatty() and has_input()):
         session = arguments.session
@@ -165,14 +169,15 @@ def show(reply: Reply, *, as_json: bool) -> None:
         return
     if reply.action == "person":
         note(say("(passed on to the person who has this talk)", "（已转达人工客服）"))
-    print(reply.text)
+    if reply.text:
+        print(reply.text)
     for citation in reply.citations:
         where = f"{citation.source} {citation.place}".strip()
         print(paint(f"[{citation.number}] {citation.title} · {where}", "dim", sys.stdout))
     if reply.suggestions:
-        print(say("Perhaps you mean:", "您可能想问："))
-        for suggestion in reply.suggestions:
-            print(f"  · {suggestion}")
+        print(say("Perhaps you mean (its number is enough):", "您可能想问（回复序号即可）："))
+        for number, suggestion in enumerate(reply.suggestions, start=1):
+            print(f"  {number}. {suggestion}")
     sys.stdout.flush()
 
 
@@ -209,6 +214,12 @@ def talk(service: CustomerService, arguments: argparse.Namespace) -> None:
                 show(reply, as_json=arguments.json)
         except ValueError as error:
             print(error_line(str(error)), file=sys.stderr)
+
+
+def last_heard(desk: Desk, session: str | None) -> int:
+    """The last turn of customer and bot: what people said after it is news."""
+    turns = desk.turns(session) if session else []
+    return max((turn.id for turn in turns if turn.role != "agent"), default=0)
 
 
 def hear(desk: Desk, session: str, after: int) -> int:

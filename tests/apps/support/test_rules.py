@@ -30,6 +30,7 @@ from chatglm.apps.support.rules import (
         "请帮我转人工客服，谢谢",
         "我不想和机器人说话，给我找个真人客服",
         "能不能转人工",
+        "能转人工吗",
         "I want to talk to a human",
         "human agent please",
     ],

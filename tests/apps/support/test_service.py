@@ -79,6 +79,15 @@ def test_what_is_not_known_is_said_plainly_and_handed_over(service: CustomerServ
     assert "客户：你们的股票代码是多少？" in told[0].summary
 
 
+def test_a_number_picks_a_suggestion_of_the_last_reply(service: CustomerService) -> None:
+    talk = service.desk.session().id
+    service.desk.say(talk, "bot", "……", {"suggestions": ["积分怎么用？", "整机保修期是几年？"]})
+    picked = service.ask("2", talk)
+    assert picked.question == "整机保修期是几年？"
+    assert picked.action == "answer"
+    assert service.ask("2").question == "2"
+
+
 def test_a_follow_up_is_understood_and_a_new_subject_is_not_bent(service: CustomerService) -> None:
     first = service.ask("积分怎么用？")
     second = service.ask("那会过期吗？", first.session)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from chatglm.apps.knowledge.certainty import bare
-from chatglm.apps.knowledge.measure import Asked
+from chatglm.apps.knowledge.measure import Asked, answers
 from chatglm.apps.support.reply import Reply
 from chatglm.apps.support.service import CustomerService
 
@@ -15,14 +15,16 @@ from chatglm.apps.support.service import CustomerService
 class Outcome:
     """Counts over questions, each asked in a session of its own.
 
-    right, wrong, handed_over: of questions that have an answer. answered_anyway, refused: of those
-    that have none. bad_citations: replies with a citation that does not stand in its source, or an
+    right, wrong, handed_over: of questions that have an answer. suggested: of those handed over,
+    where the entry meant is among the suggestions. answered_anyway, refused: of questions that have
+    no answer. bad_citations: replies with a citation that does not stand in its source, or an
     answer without any.
     """
 
     right: int = 0
     wrong: int = 0
     handed_over: int = 0
+    suggested: int = 0
     answered_anyway: int = 0
     refused: int = 0
     bad_citations: int = 0
@@ -38,6 +40,7 @@ def tried(service: CustomerService, asked: Iterable[Asked]) -> Outcome:
         reply = service.ask(one.question)
         if reply.action != "answer":
             outcome.handed_over += one.answer is not None
+            outcome.suggested += one.answer is not None and is_suggested(service, reply, one.answer)
             outcome.refused += one.answer is None
             continue
         outcome.bad_citations += not is_cited(service, reply)
@@ -48,6 +51,14 @@ def tried(service: CustomerService, asked: Iterable[Asked]) -> Outcome:
         else:
             outcome.wrong += 1
     return outcome
+
+
+def is_suggested(service: CustomerService, reply: Reply, answer: str) -> bool:
+    """Whether one of the suggested questions has the answer."""
+    hits = service.base.search(reply.question)
+    return any(
+        hit.chunk.question in reply.suggestions and answers(hit.chunk, answer) for hit in hits
+    )
 
 
 def is_cited(service: CustomerService, reply: Reply) -> bool:

@@ -103,7 +103,14 @@ class CustomerService:
         talk = self.desk.session(session)
         asked = self.desk.say(talk.id, "user", text)
         self.desk.log(talk.id, "question", {"turn": asked, "text": text})
-        return self.reply(talk, text)
+        return self.reply(talk, self.picked(talk, text))
+
+    def picked(self, talk: Session, text: str) -> str:
+        """The suggestion of the last reply that a bare number picks; else the text as it is."""
+        said = [turn for turn in self.desk.turns(talk.id) if turn.role == "bot"]
+        offered = cast("list[str]", said[-1].data.get("suggestions", [])) if said else []
+        place = int(text) if text.isdecimal() and len(text) == 1 else 0
+        return offered[place - 1] if 1 <= place <= len(offered) else text
 
     def reply(self, talk: Session, text: str) -> Reply:
         """What the rules decide, else what the base answers."""
