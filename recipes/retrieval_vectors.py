@@ -2,11 +2,12 @@
 
     python -m recipes.retrieval_vectors CORPUS_DIRECTORY --output src/chatglm/assets/retrieval
 
-Reads `sft/*.train.jsonl.zst` (a question and its reply are a pair) and `pretrain/part-*.jsonl.zst`
-(a sentence and the sentences around it are one). A text is the mean of its terms' vectors; they are
-fitted so that of 512 pairs each half finds its other (InfoNCE, arXiv:1807.03748, eq. 4, in both
-directions). FAQ bases and what was written for them stay out, so that measuring on them is fair.
-About five minutes on one core.
+Reads `sft/*.train.jsonl.zst` (a question and its reply are a pair, and so are a sentence and its
+translation: what has one translation means one thing) and `pretrain/part-*.jsonl.zst` (a sentence
+and the sentences around it, a dictionary's word and its senses). A text is the mean of its terms'
+vectors; they are fitted so that of 1024 pairs each half finds its other (InfoNCE, arXiv:1807.03748,
+eq. 4, in both directions). FAQ bases and what was written for them stay out, so that measuring on
+them is fair. About ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ TASKS = ("chat", "customer_service", "summarization")
 DOMAINS = {"dialogue", "tech-docs", "tech-article", "qa", "encyclopedia", "law", "novel", "recipe"}
 LEFT_OUT = ("authored", "synthetic", "MSDocs-Alchemy")
 SENTENCE = re.compile(r"[^。！？；\n]+[。！？；\n]?")
+ENTRY = re.compile(r"\s*([\u3400-\u9fff]{2,})\s*(.*)")
+READING = re.compile(r"\[[^\]]*\]|（[^）]*）|\([^)]*\)")
 SCALE = 20.0
+BATCH = 1024
+MOST_NEIGHBOURS = 8
 
 
 def records(path: Path) -> Iterator[dict]:
@@ -63,9 +68,32 @@ def neighbours(corpus: Path, choose: random.Random) -> Iterator[Pair]:
                 continue
             parts = [part.strip() for part in SENTENCE.findall(record["text"])]
             parts = [part for part in parts if len(part) >= 6]
-            for _ in range(min(4, max(1, len(parts) // 8)) if len(parts) > 1 else 0):
+            count = min(MOST_NEIGHBOURS, max(1, len(parts) // 8))
+            for _ in range(count if len(parts) > 1 else 0):
                 i = choose.randrange(len(parts))
                 yield parts[i][:100], "".join(parts[max(0, i - 2) : i] + parts[i + 1 : i + 3])[:300]
+
+
+def translations(corpus: Path) -> Iterator[Pair]:
+    """Texts between Chinese and English with their translations."""
+    for record in records(corpus / "sft" / "translation.train.jsonl.zst"):
+        if record["source"] == "Classical-Modern":
+            continue
+        asked, told = (t["content"] for t in record["messages"][-2:])
+        text = re.split(r"[\n:：]", asked, maxsplit=1)[-1].strip() or asked  # without the order
+        if len(text) > 1 and len(told) > 1:
+            yield text[:200], told[:300]
+
+
+def senses(corpus: Path) -> Iterator[Pair]:
+    """A dictionary's words with their senses."""
+    for path in sorted((corpus / "pretrain").glob("part-*.jsonl.zst")):
+        for record in records(path):
+            for line in record["text"].splitlines() if record["domain"] == "dictionary" else ():
+                if (found := ENTRY.match(line)) is not None:
+                    sense = READING.sub(" ", found[2]).strip(" :：—-/")
+                    if sense:
+                        yield found[1], sense[:200]
 
 
 def means(rows: Sequence[np.ndarray], table: torch.nn.Embedding) -> torch.Tensor:
@@ -79,7 +107,7 @@ def fit(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], num_terms: int, width: int, epochs: int
 ) -> np.ndarray:
     """Vectors (V, C) of the terms."""
-    table, batch = torch.nn.Embedding(num_terms, width), 512
+    table, batch = torch.nn.Embedding(num_terms, width), BATCH
     torch.nn.init.normal_(table.weight, std=0.1)
     optimizer = torch.optim.Adam(table.parameters())
     num_steps = epochs * (len(pairs) // batch)
@@ -109,12 +137,13 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--terms", type=int, default=40_000)
-    parser.add_argument("--width", type=int, default=96)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=4)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     choose = random.Random(0)
-    texts = [*replies(arguments.corpus), *neighbours(arguments.corpus, choose)]
+    corpus = arguments.corpus
+    texts = [*replies(corpus), *neighbours(corpus, choose), *translations(corpus), *senses(corpus)]
     choose.shuffle(texts)
     counts: Counter[str] = Counter()
     for pair in texts[:120_000]:

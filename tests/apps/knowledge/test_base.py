@@ -196,7 +196,7 @@ def test_the_threshold_is_found_from_the_base_s_own_questions(shop: KnowledgeBas
     found = shop.store.setting("calibration")
     assert isinstance(found, dict)
     assert shop.threshold == found["threshold"]
-    assert 0.3 <= shop.threshold <= 0.6
+    assert 0.2 <= shop.threshold <= 0.5
     assert found["answered_off_topic"] <= 0.02
     assert found["answered_without_entry"] <= 0.3
     assert found["answered_right"] > 4 * found["answered_wrong"]

@@ -1,6 +1,6 @@
 """How certain it is that the first chunk found answers the question, and from where on to answer.
 
-The weights are one logistic regression over three FAQ bases (their similar questions, one left out
+The weights are one logistic regression over five FAQ bases (their similar questions, one left out
 at a time; the same with the whole entry left out; questions of nobody's business), fitted by
 `python -m benchmarks.certainty`. The threshold is each base's own, found when something is added.
 """
@@ -14,22 +14,14 @@ from dataclasses import astuple, dataclass
 from importlib.resources import files
 
 from chatglm.apps.knowledge.records import Chunk, Hit
-from chatglm.apps.knowledge.search import Omit, Searcher, bm25, counted
-from chatglm.apps.knowledge.store import K1
+from chatglm.apps.knowledge.search import Omit, Searcher
 from chatglm.apps.knowledge.vectors import passage_vectors
-from chatglm.apps.knowledge.words import distinct, normalized
+from chatglm.apps.knowledge.words import normalized
 
-# Words that every question has: they say nothing of what it is about.
-_CHINESE = (
-    "怎么 怎样 如何 什么 多少 哪里 哪些 哪个 可以 能不 不能 能否 是否 吗 呢 为什 几天 时候 多久 "
-    "请问 一下 么办 怎么办 我的 我要 我想 有没 没有 需要 你们"
-)
-_ENGLISH = "how what when where why which can do does is are the a to my i"
-QUESTION_WORDS = frozenset(f"{_CHINESE} {_ENGLISH}".split())
-WEIGHTS = (3.12, 1.23, 4.23, 4.3, 0.8)
-BIAS = -4.79
+WEIGHTS = (6.37, 2.87, 3.4)
+BIAS = -3.57
 DEFAULT_THRESHOLD = 0.4
-LOWEST, HIGHEST = 0.35, 0.6
+LOWEST, HIGHEST = 0.2, 0.5
 NUM_SAMPLES = 150
 
 
@@ -37,16 +29,13 @@ NUM_SAMPLES = 150
 class Signs:
     """What speaks for the first hit, each between 0 and 1.
 
-    coverage: how much of what the question is about the chunk holds. words: its share of the
-    highest BM25. meaning: cosine. lead: how far it is ahead of the second in the joined ranking.
-    lead_meaning: how far in cosine.
+    words: its share of the highest BM25. lead: how far it is ahead of the second in that. meaning:
+    its cosine.
     """
 
-    coverage: float
     words: float
-    meaning: float
     lead: float
-    lead_meaning: float
+    meaning: float
 
 
 def certainty(
@@ -72,30 +61,22 @@ def signs_of(
     searcher: Searcher, question: str, hits: Sequence[Hit], omit: Omit | None = None
 ) -> Signs:
     """The signs of the first hit."""
-    wanted = distinct(question)
-    weights = searcher.weights(wanted, omit)
-    first = hits[0].chunk
-    held = counted(first.searchable)
-    about = [term for term in wanted if term not in QUESTION_WORDS]
-    known = sum(weights[term] for term in about if term in held)
-    words = bm25(first, weights, searcher.store.mean_length())
-    cosines = near(searcher, question, [hit.chunk for hit in hits[:3]])
+    share = searcher.share_of_words(question, omit)
+    first, second = (*map(share, (hit.chunk for hit in hits[:2])), 0.0)[:2]
     return Signs(
-        coverage=known / (sum(weights[term] for term in about) or 1),
-        words=words / ((sum(weights.values()) or 1) * (K1 + 1)),
-        meaning=cosines[0],
-        lead=hits[0].score - (hits[1].score if len(hits) > 1 else 0),
-        lead_meaning=cosines[0] - max(cosines[1:], default=0.0),
+        words=first,
+        lead=first - second,
+        meaning=near(searcher, question, hits[0].chunk),
     )
 
 
-def near(searcher: Searcher, question: str, chunks: Sequence[Chunk]) -> list[float]:
-    """Cosines of a question and chunks; zeros without vectors."""
+def near(searcher: Searcher, question: str, chunk: Chunk) -> float:
+    """The cosine of a question and a chunk; 0 without vectors."""
     if searcher.embedder is None:
-        return [0.0] * len(chunks)
+        return 0.0
     vector = searcher.embedder.embed([question])[0]
-    rows = passage_vectors(chunks, searcher.embedder.embed)
-    return [max(float(row @ vector), 0.0) for row in rows]
+    row = passage_vectors([chunk], searcher.embedder.embed)[0]
+    return max(float(row @ vector), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +96,16 @@ class Calibration:
 
 
 def calibrate(searcher: Searcher, chunks: Sequence[Chunk]) -> Calibration:
-    """The threshold of a base: 98 of 100 off-topic questions are refused, and four of five whose
+    """The threshold of a base: 98 of 100 off-topic questions are refused, and three of four whose
     entry is taken away.
     """
-    entries = [chunk for chunk in chunks if chunk.questions]
-    choose = random.Random(0)
-    sample = choose.sample(entries, min(NUM_SAMPLES, len(entries)))
+    cases = [(chunk, wording) for chunk in chunks for wording in chunk.questions]
+    sample = random.Random(0).sample(cases, min(NUM_SAMPLES, len(cases)))
     off_topic = [tried(searcher, question, None)[0] for question in off_topic_questions()]
     without: list[float] = []
     right: list[float] = []
     wrong: list[float] = []
-    for chunk in sample:
-        wording = choose.choice(chunk.questions)
+    for chunk, wording in sample:
         score, found = tried(searcher, wording, Omit(chunk=chunk.id))
         if found is not None and found.text == chunk.text:
             continue  # the entry is there twice, and cannot be taken away
@@ -134,7 +113,7 @@ def calibrate(searcher: Searcher, chunks: Sequence[Chunk]) -> Calibration:
         if len(chunk.questions) > 1:
             score, found = tried(searcher, wording, Omit(chunk=chunk.id, wording=wording))
             (right if found and found.id == chunk.id else wrong).append(score)
-    bounds = [quantile(off_topic, 0.98), quantile(without, 0.8)]
+    bounds = [quantile(off_topic, 0.98), quantile(without, 0.75)]
     threshold = min(max(*bounds, LOWEST), HIGHEST) if without else max(bounds[0], DEFAULT_THRESHOLD)
     known = len(right) + len(wrong)
     return Calibration(

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urldefrag
 
+from chatglm.apps.knowledge.bm25 import K1, B
 from chatglm.apps.knowledge.database import Database, Row
 from chatglm.apps.knowledge.records import EVERYTHING, Filter, Scored
-from chatglm.apps.knowledge.store import K1, B, SqlStore
+from chatglm.apps.knowledge.store import SqlStore
 from chatglm.errors import missing_extra
 
 if TYPE_CHECKING:

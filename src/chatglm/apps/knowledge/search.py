@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal, get_args
 
+from chatglm.apps.knowledge.bm25 import K1, bm25, counted, weight
 from chatglm.apps.knowledge.records import EVERYTHING, Chunk, Filter, Hit, Scored, Store
-from chatglm.apps.knowledge.store import K1, B
 from chatglm.apps.knowledge.synonyms import Synonyms
 from chatglm.apps.knowledge.vectors import Embedder, passage_vectors
-from chatglm.apps.knowledge.words import distinct, terms
+from chatglm.apps.knowledge.words import distinct
 
 Way = Literal["joined", "lexical", "vector"]
 WAYS = get_args(Way)
 NUM_CANDIDATES = 50
-# Chosen on the similar questions of the FAQ bases, one left out at a time: benchmarks/retrieval.py.
-RANK_OFFSET = 5
-SHARES = {"lexical": 1.0, "vector": 0.7}
-SCORES = {"lexical": 0.3, "vector": 0.15}
-SYNONYM = 0.4
+# Chosen on the similar questions of five FAQ bases, one left out at a time.
+RANK_OFFSET = 20
+SHARES = {"lexical": 1.0, "vector": 0.5}
+SCORES = {"lexical": 0.6, "vector": 0.15}
+SYNONYM = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +95,31 @@ class Searcher:
 
         1 is what a chunk would have that holds every term of the question over and over.
         """
-        wanted = distinct(question)
-        others = [t for t in distinct(self.synonyms.others(question)) if t not in wanted]
+        wanted, others = self.sought(question)
         found = self.store.lexical([*wanted, *others], k, only)
-        weights = self.weights(wanted, omit) if found else {}
-        most = sum(weights.values()) * (K1 + 1)
-        for term, weight in self.weights(others, omit).items() if found else ():
-            weights[term] = SYNONYM * weight
-        mean = self.store.mean_length()
+        if not found:
+            return []
+        share = self.share_of_words(question, omit)
         scored = []
         for chunk in self.store.chunks([number for number, _ in found]):
             seen = omit.applied(chunk) if omit else chunk
-            if seen is not None and (score := bm25(seen, weights, mean)):
-                scored.append((chunk.id, min(score / most, 1.0)))
+            if seen is not None and (score := share(seen)):
+                scored.append((chunk.id, score))
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
+
+    def sought(self, question: str) -> tuple[tuple[str, ...], list[str]]:
+        """The terms of a question, and those of their synonyms."""
+        wanted = distinct(question)
+        return wanted, [t for t in distinct(self.synonyms.others(question)) if t not in wanted]
+
+    def share_of_words(self, question: str, omit: Omit | None = None) -> Callable[[Chunk], float]:
+        """A chunk's BM25 for a question as a share of the highest there is, synonyms helping."""
+        wanted, others = self.sought(question)
+        weights = self.weights(wanted, omit)
+        most = (sum(weights.values()) or 1) * (K1 + 1)
+        weights |= {t: SYNONYM * says for t, says in self.weights(others, omit).items()}
+        mean = self.store.mean_length()
+        return lambda chunk: min(bm25(chunk.searchable, weights, mean) / most, 1.0)
 
     def by_vector(
         self, question: str, k: int, only: Filter = EVERYTHING, omit: Omit | None = None
@@ -132,9 +140,9 @@ class Searcher:
         return sorted(kept, key=lambda pair: (-pair[1], pair[0]))
 
     def weights(self, wanted: Sequence[str], omit: Omit | None = None) -> dict[str, float]:
-        """How much each term says: the rarer, the more."""
-        counts, total = self.counts(wanted, omit), self.store.num_chunks()
-        return {t: math.log(1 + (total - n + 0.5) / (n + 0.5)) for t, n in counts.items()}
+        """How much each term says."""
+        total = self.store.num_chunks()
+        return {t: weight(t, n, total) for t, n in self.counts(wanted, omit).items()}
 
     def counts(self, wanted: Sequence[str], omit: Omit | None = None) -> dict[str, int]:
         """In how many chunks each term occurs, without what is omitted."""
@@ -146,23 +154,6 @@ class Searcher:
                 if term in counts:
                     counts[term] -= 1
         return counts
-
-
-def bm25(chunk: Chunk, weights: dict[str, float], mean_length: float) -> float:
-    """BM25 of a chunk for weighted terms (Robertson & Zaragoza 2009, eq. 3.15)."""
-    counts = counted(chunk.searchable)
-    norm = K1 * (1 - B + B * counts.total() / mean_length)
-    return sum(
-        weight * counts[term] * (K1 + 1) / (counts[term] + norm)
-        for term, weight in weights.items()
-        if term in counts
-    )
-
-
-@lru_cache(maxsize=8192)
-def counted(text: str) -> Counter[str]:
-    """How often each term stands in a text; not to be changed."""
-    return Counter(terms(text))
 
 
 def joined(lists: dict[str, Scored]) -> Scored:

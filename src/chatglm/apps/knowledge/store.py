@@ -1,46 +1,34 @@
-"""What the stores in SQLite and in PostgreSQL share: tables, states of documents, vectors."""
+"""What the stores in SQLite and in PostgreSQL share: states of documents, terms, vectors."""
 
 from __future__ import annotations
 
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from chatglm.apps.knowledge.bm25 import weight
 from chatglm.apps.knowledge.database import Database, marks
 from chatglm.apps.knowledge.matrix import VectorMatrix
 from chatglm.apps.knowledge.records import EVERYTHING, Chunk, Document, Filter, Passage, Scored
+from chatglm.apps.knowledge.rows import (
+    CHUNK_COLUMNS,
+    CHUNKS,
+    DOCUMENTS,
+    TABLES,
+    chunk_of,
+    chunk_row,
+    document_of,
+)
 from chatglm.apps.knowledge.words import terms as terms_of
 from chatglm.apps.knowledge.writer import NOBODY, is_gone, this_writer
 
 if TYPE_CHECKING:
     import numpy as np
 
-K1, B = 1.2, 0.75
 MOST_ROWS = 20_000
-_TABLES = """
-CREATE TABLE IF NOT EXISTS setting(name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS document(
-    id {number}, source TEXT NOT NULL, sha256 TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('adding', 'ready')), num_chunks INTEGER NOT NULL,
-    size BIGINT NOT NULL, added TEXT NOT NULL, writer TEXT NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS document_ready ON document(source) WHERE state = 'ready';
-CREATE TABLE IF NOT EXISTS chunk(
-    id {number}, document BIGINT NOT NULL REFERENCES document ON DELETE CASCADE,
-    position INTEGER NOT NULL, kind TEXT NOT NULL, question TEXT NOT NULL, variants TEXT NOT NULL,
-    text TEXT NOT NULL, path TEXT NOT NULL, place TEXT NOT NULL, tag TEXT NOT NULL,
-    num_terms INTEGER NOT NULL, UNIQUE (document, position));
-CREATE TABLE IF NOT EXISTS vector(
-    chunk BIGINT PRIMARY KEY REFERENCES chunk ON DELETE CASCADE, data {blob} NOT NULL)
-"""
-_CHUNK = (
-    "SELECT chunk.id, chunk.document, document.source, chunk.position, chunk.kind, chunk.question, "
-    "chunk.variants, chunk.text, chunk.path, chunk.place, chunk.tag FROM chunk "
-    "JOIN document ON document.id = chunk.document WHERE document.state = 'ready'"
-)
 
 
 class SqlStore(ABC):
@@ -49,7 +37,7 @@ class SqlStore(ABC):
     def __init__(self, database: Database) -> None:
         self.database = database
         self.location = database.location
-        database.create(_TABLES)
+        database.create(TABLES)
         self.create_index()
         self._counted: tuple[int, dict[str, int]] = (-1, {})
         self._sizes: tuple[int, int, float] = (-1, 0, 1.0)
@@ -145,21 +133,9 @@ class SqlStore(ABC):
         with self.database.transaction():
             ids: list[int] = []
             for i, passage in enumerate(passages):
-                values = (
-                    document,
-                    start + i,
-                    passage.kind,
-                    passage.question,
-                    json.dumps(passage.variants, ensure_ascii=False),
-                    passage.text,
-                    json.dumps(passage.path, ensure_ascii=False),
-                    passage.place,
-                    passage.tag,
-                    len(indexed[i]),
-                )
+                values = chunk_row(document, start + i, passage, len(indexed[i]))
                 made = self.database.rows(
-                    "INSERT INTO chunk(document, position, kind, question, variants, text, path, "
-                    f"place, tag, num_terms) VALUES ({marks(values)}) RETURNING id",
+                    f"INSERT INTO chunk({CHUNK_COLUMNS}) VALUES ({marks(values)}) RETURNING id",
                     values,
                 )
                 ids.append(int(str(made[0][0])))
@@ -224,27 +200,13 @@ class SqlStore(ABC):
 
     def documents(self) -> list[Document]:
         """The ready documents, by source."""
-        return [
-            Document(
-                id=int(str(row[0])),
-                source=str(row[1]),
-                sha256=str(row[2]),
-                state="ready",
-                num_chunks=int(str(row[3])),
-                size=int(str(row[4])),
-                added=str(row[5]),
-            )
-            for row in self.database.rows(
-                "SELECT id, source, sha256, num_chunks, size, added FROM document "
-                "WHERE state = 'ready' ORDER BY source"
-            )
-        ]
+        return [document_of(row) for row in self.database.rows(DOCUMENTS)]
 
     def chunks(self, ids: Sequence[int]) -> list[Chunk]:
         """The ready chunks of these numbers, in their order."""
         if not ids:
             return []
-        rows = self.database.rows(f"{_CHUNK} AND chunk.id IN ({marks(ids)})", tuple(ids))
+        rows = self.database.rows(f"{CHUNKS} AND chunk.id IN ({marks(ids)})", tuple(ids))
         found = {int(str(row[0])): chunk_of(row) for row in rows}
         return [found[number] for number in ids if number in found]
 
@@ -252,7 +214,7 @@ class SqlStore(ABC):
         """The ready chunks, by document and position; of these documents where any is given."""
         for document in documents or [d.id for d in self.documents()]:
             for row in self.database.rows(
-                f"{_CHUNK} AND document.id = ? ORDER BY chunk.position", (document,)
+                f"{CHUNKS} AND document.id = ? ORDER BY chunk.position", (document,)
             ):
                 yield chunk_of(row)
 
@@ -298,7 +260,7 @@ class SqlStore(ABC):
             rows += counts[term]
             if weights and rows > MOST_ROWS:
                 break
-            weights[term] = math.log(1 + (total - counts[term] + 0.5) / (counts[term] + 0.5))
+            weights[term] = weight(term, counts[term], total)
         return self.best(weights, k, only) if weights else []
 
     @cached_property
@@ -331,23 +293,6 @@ class SqlStore(ABC):
     def close(self) -> None:
         """Give the connections back."""
         self.database.close()
-
-
-def chunk_of(row: Sequence[object]) -> Chunk:
-    """A chunk from its row."""
-    return Chunk(
-        id=int(str(row[0])),
-        document=int(str(row[1])),
-        source=str(row[2]),
-        position=int(str(row[3])),
-        kind="faq" if row[4] == "faq" else "text",
-        question=str(row[5]),
-        variants=tuple(json.loads(str(row[6]))),
-        text=str(row[7]),
-        path=tuple(json.loads(str(row[8]))),
-        place=str(row[9]),
-        tag=str(row[10]),
-    )
 
 
 def open_store(location: str) -> SqlStore:
