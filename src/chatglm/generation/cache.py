@@ -104,6 +104,19 @@ class Span:
         """The slot after the last."""
         return self.start + len(self.visible)
 
+    def check(self, num_blocks: int) -> None:
+        """A ValueError where the sequence would read or write outside its blocks."""
+        if (
+            self.start < 0
+            or self.stop > len(self.table) * BLOCK_SIZE
+            or not 1 <= min(self.visible) <= max(self.visible) <= self.stop
+            or not 0 <= min(self.table) <= max(self.table) < num_blocks
+        ):
+            raise ValueError(
+                f"slots {self.start} to {self.stop} do not lie in {len(self.table)} blocks of "
+                f"{num_blocks}; the block table is damaged"
+            )
+
     def indices(self, device: torch.device) -> Tensor | slice:
         """The table as an index; a slice, which needs no copy, where blocks lie side by side."""
         table = list(self.table)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from chatglm.generation.blocks import BLOCK_SIZE
 from chatglm.model.position import Rotary
 from chatglm.quantization import native
 
@@ -79,18 +78,8 @@ def arranged(
     offsets, firsts = array("i", [0]), array("i", [0])
     tables, places, visible = array("i"), array("i"), array("i")
     for span, length in zip(spans, lengths, strict=True):
-        table = array("i", span.table)
-        if (
-            span.start < 0
-            or span.stop > len(table) * BLOCK_SIZE
-            or not 1 <= min(span.visible) <= max(span.visible) <= span.stop
-            or not 0 <= min(table) <= max(table) < store.num_blocks
-        ):
-            raise ValueError(
-                f"slots {span.start} to {span.stop} do not lie in {len(table)} blocks of "
-                f"{store.num_blocks}; the block table is damaged"
-            )
-        tables += table
+        span.check(store.num_blocks)
+        tables.extend(span.table)
         offsets.append(len(tables))
         firsts.append(firsts[-1] + length)
         places.extend(range(span.start, span.stop))

@@ -54,7 +54,7 @@ def layout_of(spans: Sequence[Span], store: KeyValueStore, num_heads: int) -> La
     tiles: list[tuple[int, int, int]] = []
     starts = accumulate((len(span.visible) for span in spans), initial=0)
     for span, start in zip(spans, starts, strict=False):
-        check(span, store.num_blocks)
+        span.check(store.num_blocks)
         length = len(span.visible)
         tiles += [(start + i, min(width, length - i), len(tables)) for i in range(0, length, width)]
         slots += [
@@ -75,20 +75,6 @@ def layout_of(spans: Sequence[Span], store: KeyValueStore, num_heads: int) -> La
         width=width,
         shares=shares,
     )  # fmt: skip
-
-
-def check(span: Span, num_blocks: int) -> None:
-    """A ValueError where a sequence would read or write outside its blocks."""
-    if (
-        span.start < 0
-        or span.stop > len(span.table) * BLOCK_SIZE
-        or not 1 <= min(span.visible) <= max(span.visible) <= span.stop
-        or not 0 <= min(span.table) <= max(span.table) < num_blocks
-    ):
-        raise ValueError(
-            f"slots {span.start} to {span.stop} do not lie in {len(span.table)} blocks of "
-            f"{num_blocks}; the block table is damaged"
-        )
 
 
 def num_shares(num_tiles: int, most_visible: int, num_processors: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chatglm.generation.blocks import BLOCK_SIZE
-from chatglm.generation.cuda.attention import Layout, PagedCall, check, num_shares
+from chatglm.generation.cuda.attention import Layout, PagedCall, num_shares
 from chatglm.model import Transformer
 from chatglm.quantization.cuda import num_processors
 
@@ -112,7 +112,7 @@ class Recording:
         slots: list[int] = []
         visible: list[int] = []
         for span in spans:
-            check(span, self.store.num_blocks)
+            span.check(self.store.num_blocks)
             for i in range(span.start, span.stop):
                 self.set_table(len(slots), span.table)
                 slots.append(span.table[i // BLOCK_SIZE] * BLOCK_SIZE + i % BLOCK_SIZE)
