@@ -22,7 +22,8 @@ from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.parallel.recompute import recompute
 from chatglm.presets import PRESETS
-from chatglm.quantization.linear import GROUP, Packed, QuantizedLinear, bits_of
+from chatglm.quantization.linear import GROUP, Packed, QuantizedLinear
+from chatglm.quantization.scheme import scheme_of
 from chatglm.quantization.tiles import BLOCK, TILE, Bits, up_to
 from chatglm.training.batch import Batch
 from chatglm.training.config import LoopConfig, OptimConfig
@@ -47,7 +48,7 @@ def random_model(config: ModelConfig, kind: str) -> Transformer:
     model = build(config)
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
-            replace_module(model, name, random_linear(module, bits_of(name, kind)))
+            replace_module(model, name, random_linear(module, scheme_of(name, kind).bits))
     for name, parameter in list(model.named_parameters()):
         fill = torch.ones if "norm" in name else torch.zeros
         tensor = fill(parameter.shape, dtype=torch.bfloat16)

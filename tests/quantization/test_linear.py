@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from chatglm.checkpoint import load, save
+from chatglm.checkpoint import load
 from chatglm.evaluate.likelihood import token_losses
 from chatglm.quantization import linear, native
 from chatglm.quantization.linear import (
@@ -152,16 +152,8 @@ def test_the_embedded_model_loses_little(kind: str, tolerance: float, shared: Pa
     assert abs(losses[kind] - losses[None]) < tolerance
 
 
-def test_a_quantized_model_is_not_saved_as_if_it_were_the_original(
-    toy: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="load it without quantize"):
-        save(load(toy, quantize="int8"), tmp_path / "saved")
-    assert not (tmp_path / "saved").exists()
-
-
 def test_an_unknown_kind_is_refused_with_those_there_are(toy: Path) -> None:
-    with pytest.raises(ValueError, match="int8, int4, fp8 or None, got 'int3'"):
+    with pytest.raises(ValueError, match=r"int8, int4, .* or None, got 'int3'"):
         load(toy, quantize="int3")
 
 

@@ -14,7 +14,7 @@ from chatglm.checkpoint.fill import build
 from chatglm.checkpoint.open import open_model
 from chatglm.checkpoint.resolve import resolve
 from chatglm.config import ModelConfig
-from chatglm.quantization.linear import GROUP, bits_of
+from chatglm.quantization.scheme import scheme_of
 from chatglm.quantization.tiles import BLOCK, TILE, up_to
 
 SCALE_BYTES = 2
@@ -80,8 +80,8 @@ def weight_bytes(model: nn.Module, bits: int) -> int:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             rows, columns = module.weight.shape
-            kept = bits_of(name, f"int{bits}")
+            scheme = scheme_of(name, f"int{bits}")
             padded = up_to(columns, BLOCK)
-            row_bytes = padded * kept // 8 + padded // GROUP[kept] * SCALE_BYTES
+            row_bytes = padded * scheme.bits // 8 + padded // scheme.group * SCALE_BYTES
             total += up_to(rows, TILE) * row_bytes - 2 * rows * columns
     return total

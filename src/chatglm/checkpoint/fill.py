@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -23,8 +24,12 @@ from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
+from chatglm.quantization.calibrate import Calibration
+from chatglm.quantization.cuda import on_cuda
 from chatglm.quantization.kinds import linear_of
 from chatglm.quantization.official import OfficialEmbedding, OfficialLinear
+from chatglm.quantization.scheme import scheme_of
+from chatglm.quantization.stored import StoredLinear
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # On a CPU, `auto` computes in float32 what needs no more than this share of the memory there is.
@@ -70,45 +75,93 @@ def fill(
     dtype: str,
     device: torch.device,
     quantize: str | None,
+    *,
+    stored: str | None = None,
+    calibration: Calibration | None = None,
 ) -> tuple[Transformer, dict[str, torch.dtype]]:
     """The network with the files' tensors in it, and the dtype that each of those had; the peak is
-    one tensor more.
+    one tensor more, with a calibration one layer.
+
+    stored: the kind in which the files' linears are quantized in our own layout.
     """
     model = build(config)
+    if stored is not None:
+        for name, linear in linears_of(model).items():
+            replace_module(model, name, StoredLinear(linear, scheme_of(name, stored)))
     quantize_in_place(model, files, format, config, name_prefix)
     plan = [with_prefix(entry_of(format, name), name_prefix) for name in model.state_dict()]
     check_names(files, plan, format, config)
     check_shapes(files, plan, model)
     wanted = choose_dtype(files, plan, dtype, device, quantize)
-    linears = linears_of(model, files.folder) if quantize is not None else {}
+    if quantize is not None:
+        refuse_quantized(model, files.folder)
+    put = Put(model, quantize, device, wanted, calibration)
     empty = model.state_dict()
     dtypes: dict[str, torch.dtype] = {}
-    for entry in plan:
-        read = [files.read(name) for name in entry.theirs]
-        dtypes |= {name: part.dtype for name, part in zip(entry.theirs, read, strict=True)}
-        if empty[entry.ours].is_floating_point() and not read[0].is_floating_point():
-            raise CheckpointError(
-                f"{files.homes[entry.theirs[0]]}: {entry.theirs[0]} is {read[0].dtype}, expected "
-                "floating point; a quantized tensor needs its weight_scale beside it"
-            )
-        tensor = to_ours(entry.transform, read, config)
-        linear, _, part = entry.ours.rpartition(".")
-        if quantize is not None and part == "weight" and linear in linears:
-            has_bias = linears[linear].bias is not None
-            new = linear_of(tensor.to(device), linear, quantize, bias=has_bias)
-            replace_module(model, linear, new)
-        else:
-            keep = not tensor.is_floating_point() or entry.ours.endswith("router.correction")
-            kept = tensor.dtype if keep else wanted or tensor.dtype
-            place(model, entry.ours, tensor.to(device=device, dtype=kept))
+    for layer, entries in groupby(plan, key=layer_of):
+        for entry in entries:
+            read = [files.read(name) for name in entry.theirs]
+            dtypes |= {name: part.dtype for name, part in zip(entry.theirs, read, strict=True)}
+            home = f"{files.homes[entry.theirs[0]]}: {entry.theirs[0]}"
+            if empty[entry.ours].is_floating_point() and not read[0].is_floating_point():
+                raise CheckpointError(
+                    f"{home} is {read[0].dtype}, expected floating point; a quantized tensor needs "
+                    "its weight_scale beside it"
+                )
+            try:
+                put(entry.ours, to_ours(entry.transform, read, config))
+            except ValueError as error:
+                raise CheckpointError(f"{home}: {error}; make it again") from error
+        if calibration is not None and layer is not None:
+            calibration.quantize_layer(model, layer)
     return model, dtypes
 
 
-def linears_of(model: Transformer, folder: Path) -> dict[str, nn.Linear]:
-    """The linears by name; a ValueError where the files hold quantized ones already."""
-    if any(isinstance(module, OfficialLinear) for module in model.modules()):
-        raise ValueError(f"{folder} is quantized already; leave quantize out")
+@dataclass
+class Put:
+    """Puts each tensor where it belongs, quantized as soon as that can be done."""
+
+    model: Transformer
+    quantize: str | None
+    device: torch.device
+    wanted: torch.dtype | None
+    calibration: Calibration | None
+
+    def __call__(self, name: str, tensor: Tensor) -> None:
+        """Take a tensor of the network by its name."""
+        parent, _, part = name.rpartition(".")
+        module = self.model.get_submodule(parent)
+        is_stored = isinstance(module, StoredLinear)
+        # A calibration quantizes the linears of a layer when all of it is there.
+        is_later = self.calibration is not None and name.startswith("layers.")
+        if self.quantize and isinstance(module, nn.Linear) and part == "weight" and not is_later:
+            has_bias = module.bias is not None
+            new = linear_of(tensor.to(self.device), parent, self.quantize, bias=has_bias)
+            replace_module(self.model, parent, new)
+            return
+        keep = not tensor.is_floating_point() or part == "correction"
+        keep = keep or (is_stored and part != "bias")
+        kept = tensor.dtype if keep else self.wanted or tensor.dtype
+        place(self.model, name, tensor.to(device=self.device, dtype=kept))
+        if isinstance(module, StoredLinear) and module.is_whole():
+            replace_module(self.model, parent, on_cuda(module.in_tiles()))
+
+
+def layer_of(entry: Entry) -> int | None:
+    """The number of the layer that a parameter is part of."""
+    first, _, rest = entry.ours.partition(".")
+    return int(rest.partition(".")[0]) if first == "layers" else None
+
+
+def linears_of(model: Transformer) -> dict[str, nn.Linear]:
+    """The linears by name."""
     return {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def refuse_quantized(model: Transformer, folder: Path) -> None:
+    """A ValueError where the files hold quantized linears already."""
+    if any(isinstance(module, OfficialLinear | StoredLinear) for module in model.modules()):
+        raise ValueError(f"{folder} is quantized already; leave quantize out")
 
 
 def with_prefix(entry: Entry, prefix: str) -> Entry:
@@ -142,7 +195,8 @@ def choose_dtype(
         return torch.float32
     counts: Counter[torch.dtype] = Counter()
     for name in needed:
-        if (found := files.dtype(name)).is_floating_point:
+        is_scale = name.endswith(".weight_scale")
+        if (found := files.dtype(name)).is_floating_point and not is_scale:
             counts[found] += size_of(files.shape(name))
     return counts.most_common(1)[0][0] if len(counts) > 1 else None
 

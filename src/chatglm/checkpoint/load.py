@@ -20,12 +20,13 @@ from chatglm.checkpoint.checks import check_size
 from chatglm.checkpoint.configs import Defaults, Format, Layout, RopeRatio
 from chatglm.checkpoint.fill import DTYPES, fill, is_small
 from chatglm.checkpoint.gguf.tensors import GgufFile
-from chatglm.checkpoint.open import open_model
+from chatglm.checkpoint.open import Opened, open_model
 from chatglm.checkpoint.resolve import resolve
 from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
-from chatglm.quantization.kinds import KINDS
+from chatglm.quantization.calibrate import Calibration
+from chatglm.quantization.scheme import KINDS, SCHEMES, Scheme
 from chatglm.tokenizer import Tokenizer
 
 
@@ -61,17 +62,24 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     rope_ratio: RopeRatio | None = None,
     quantize: str | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
 ) -> Loaded:
     """The model at `source`: None (embedded), a directory, a GGUF file, or a hub id.
 
     dtype: `auto` keeps the file's, but computes in float32 on a CPU where that fits easily. base:
         where the weights lie of which `source` holds an adapter or a learned prefix only. adapter:
         a LoRA adapter in PEFT's format to put on the model at `source`. rope_ratio: see
-        `read_published`. quantize: `int8`, `int4` or `fp8` quantizes each linear as it is
-        read, so that the whole model never exists in more bits.
+        `read_published`. quantize: `int8`, `int4` or another of KINDS quantizes each linear as it
+        is read, so that the whole model never exists in more bits. calibrate: a file of texts on
+        which the rounding is made up for (GPTQ), layer by layer; `general` for those in the
+        package.
     """
     if quantize is not None and quantize not in KINDS:
         raise ValueError(f"quantize must be one of {', '.join(KINDS)} or None, got {quantize!r}")
+    if calibrate is not None and quantize not in SCHEMES:
+        raise ValueError(
+            f"calibrate is for quantizing to one of {', '.join(SCHEMES)}, got {quantize!r}"
+        )
     if dtype != "auto" and dtype not in DTYPES:
         raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
     folder = resolve(source, revision=revision, offline=offline)
@@ -82,7 +90,13 @@ def load(
         put_on = read_adapter(folder)
         folder = base_of(put_on, base, offline=offline)
     loaded = load_weights(
-        folder, dtype=dtype, device=device, base=base, rope_ratio=rope_ratio, quantize=quantize
+        folder,
+        dtype=dtype,
+        device=device,
+        base=base,
+        rope_ratio=rope_ratio,
+        quantize=quantize,
+        calibrate=calibrate,
     )
     if put_on is not None:
         put_adapter_on(loaded, put_on)
@@ -132,6 +146,7 @@ def load_weights(
     base: str | os.PathLike[str] | None,
     rope_ratio: RopeRatio | None,
     quantize: str | None,
+    calibrate: str | os.PathLike[str] | None = None,
 ) -> Loaded:
     """The model at a path, with a learned prefix where it has one."""
     opened = open_model(folder, base=base, rope_ratio=rope_ratio)
@@ -142,7 +157,20 @@ def load_weights(
     check_size(files, config)
     if isinstance(files, GgufFile) and quantize is None and dtype == "auto":
         dtype, quantize = fitting(files, target)
-    model, dtypes = fill(files, format, config, opened.name_prefix, dtype, target, quantize)
+    calibration = None
+    if quantize is not None and calibrate is not None and opened.quantized is None:
+        calibration = calibration_of(opened, calibrate, SCHEMES[quantize], target)
+    model, dtypes = fill(
+        files,
+        format,
+        config,
+        opened.name_prefix,
+        dtype,
+        target,
+        quantize,
+        stored=opened.quantized,
+        calibration=calibration,
+    )
     encoder = opened.encoder
     prefix = learned_prefix(encoder, config).float().to(target) if encoder else None
     files.close()
@@ -158,10 +186,20 @@ def load_weights(
         base=opened.base,
         name_prefix=opened.name_prefix,
         prefix=prefix,
-        quantize=quantize,
+        quantize=opened.quantized or quantize,
         dtypes=dtypes,
         notes=opened.notes,
     )
+
+
+def calibration_of(
+    opened: Opened, source: str | os.PathLike[str], scheme: Scheme, device: torch.device
+) -> Calibration:
+    """What quantizes the layers on the texts of a file."""
+    from chatglm.checkpoint.calibration import calibration_rows  # reads data: a second to import
+
+    rows = calibration_rows(source, opened.tokenizer, opened.config)
+    return Calibration([row.to(device) for row in rows], scheme)
 
 
 def fitting(files: GgufFile, device: torch.device) -> tuple[str, str | None]:

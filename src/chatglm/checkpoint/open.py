@@ -13,6 +13,7 @@ from chatglm.checkpoint.gguf.header import is_gguf
 from chatglm.checkpoint.gguf.metadata import config_of, defaults_of, format_of
 from chatglm.checkpoint.gguf.tensors import GgufFile
 from chatglm.checkpoint.gguf.words import generation_of_file, tokenizer_of
+from chatglm.checkpoint.quantized import kind_in
 from chatglm.checkpoint.read import TensorFiles, Tensors, read_json
 from chatglm.checkpoint.resolve import nearby_base, resolve
 from chatglm.config import ModelConfig
@@ -25,7 +26,8 @@ class Opened:
     """A model as its files describe it.
 
     base: where the weights lie, which is elsewhere where `directory` holds a learned prefix only.
-    encoder: the tensors of an official prefix encoder, by their names inside it.
+    encoder: the tensors of an official prefix encoder, by their names inside it. quantized: the
+    kind in which the linears are quantized in our own layout.
     """
 
     directory: Path
@@ -40,6 +42,7 @@ class Opened:
     name_prefix: str = ""
     encoder: dict[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    quantized: str | None = None
 
 
 def open_model(
@@ -80,6 +83,7 @@ def open_directory(
         name_prefix=name_prefix,
         encoder=encoder,
         notes=published.notes,
+        quantized=kind_in(table if home == folder else read_json(home / "config.json")),
     )
 
 

@@ -103,6 +103,6 @@ def refuse_parts(loaded: Loaded) -> None:
         )
     if loaded.quantize is not None:
         raise ValueError(
-            f"the model was quantized to {loaded.quantize} while loading; load it without quantize "
-            "and export that"
+            f"the model is quantized to {loaded.quantize}; export the one that it was made from, "
+            "loaded without quantize"
         )

@@ -20,8 +20,12 @@ from chatglm.checkpoint.fill import with_prefix
 from chatglm.checkpoint.gguf.header import is_gguf, read_header
 from chatglm.checkpoint.load import Loaded
 from chatglm.checkpoint.names import entry_of
+from chatglm.checkpoint.quantized import write_kind
 from chatglm.checkpoint.read import INDEX, WHOLE, TensorFiles
 from chatglm.checkpoint.transforms import to_theirs
+from chatglm.quantization.linear import QuantizedLinear
+from chatglm.quantization.scheme import SCHEMES
+from chatglm.quantization.stored import stored_part
 
 
 def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
@@ -38,10 +42,7 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
         return save_gguf(loaded, target)
     is_adapter = loaded.adapter is not None
     if loaded.quantize is not None and not is_adapter:
-        raise ValueError(
-            f"a model quantized to {loaded.quantize} while loading has no published format; load "
-            "it without quantize and save that"
-        )
+        check_quantized(loaded)
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty; give a new directory")
     temporary = target.with_name(f".{target.name}.part")
@@ -51,6 +52,8 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
         if not is_adapter:
             copy_files(loaded.base, temporary, weights=False)
             write_shards(loaded, temporary)
+            if loaded.quantize is not None:
+                write_kind(temporary, loaded.quantize)
         if loaded.directory != loaded.base:
             copy_files(loaded.directory, temporary, weights=is_adapter)
         for path in temporary.rglob("*"):
@@ -65,6 +68,18 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
             "give another place"
         ) from error
     return target
+
+
+def check_quantized(loaded: Loaded) -> None:
+    """A ValueError where quantized linears have no form in a file."""
+    if loaded.quantize not in SCHEMES:
+        raise ValueError(
+            f"a model quantized to {loaded.quantize} has no form in a file; load it without "
+            f"quantize and save that, or quantize it to one of {', '.join(SCHEMES)}"
+        )
+    device = loaded.model.embedding.weight.device
+    if device.type != "cpu":
+        raise ValueError(f"quantized weights on {device} are not saved; load the model on the CPU")
 
 
 def save_gguf(loaded: Loaded, target: Path) -> Path:
@@ -102,6 +117,10 @@ def write_shards(loaded: Loaded, target: Path) -> None:
     for name, home in files.homes.items():
         shards.setdefault(home.name, []).append(name)
     ours: dict[str, Callable[[], Tensor]] = dict(their_tensors(loaded, files))
+    for name in ours:  # scales of what was quantized while loading go beside their weights
+        if name not in files:
+            home = files.homes[f"{name.rpartition('.')[0]}.weight"]
+            shards[home.name].append(name)
     if loaded.directory != loaded.base:  # a learned prefix goes into the last shard
         learned = TensorFiles(loaded.directory)
         ours |= {name: partial(learned.read, name) for name in learned}
@@ -142,10 +161,16 @@ class Lazy:
         self.ours, self.index, self.name = ours, index, name
 
     def __call__(self) -> Tensor:
-        owner, _, leaf = self.ours.rpartition(".")
-        tensor = self.loaded.model.get_submodule(owner).state_dict()[leaf].detach().cpu()
+        linear, _, part_of_it = self.ours.rpartition(".")
+        module = self.loaded.model.get_submodule(linear)
+        if isinstance(module, QuantizedLinear):
+            tensor = stored_part(module, part_of_it).cpu()
+        else:
+            tensor = module.state_dict()[part_of_it].detach().cpu()
         transform = entry_of(self.loaded.format, self.ours).transform
         part = to_theirs(transform, tensor, self.loaded.config, self.ours)[self.index]
+        if isinstance(module, QuantizedLinear) and part_of_it != "bias":
+            return part
         kept = self.loaded.dtypes.get(self.name, part.dtype)
         if kept.itemsize > part.dtype.itemsize and self.name in self.files:
             # Computed with in fewer bits than the file has: what nobody changed is written whole.

@@ -26,6 +26,7 @@ COMMANDS = (
     "finetune",
     "data",
     "merge",
+    "quantize",
     "export",
     "serve",
     "compare",

@@ -19,6 +19,7 @@ from chatglm.cli.options import (
     sampling_options,
     use_few_threads,
 )
+from chatglm.quantization.scheme import KINDS
 
 NARROWEST = 28
 GAP = " │ "
@@ -73,7 +74,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--system", help=say("system prompt", "系统提示词"))
     parser.add_argument("--json", action="store_true", help=say("one JSON object", "输出 JSON"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--quantize", choices=("int8", "int4", "fp8"))
+    parser.add_argument("--quantize", choices=KINDS)
     parser.add_argument(
         "--offline", action="store_true", help=say("never touch the network", "不访问网络")
     )

@@ -280,23 +280,32 @@ def poems(subject: Subject) -> Table:
 
 
 def quantization(subject: Subject, path: Path) -> Table:
-    """Perplexity, KL and agreement of int8 and int4 beside the model as it is."""
+    """Perplexity, KL and agreement of every kind of quantization beside the model as it is; with
+    --calibrate, of each calibrated too.
+    """
     from chatglm import checkpoint
     from chatglm.evaluate.likelihood import read_texts
     from chatglm.evaluate.quantization import compare
     from chatglm.evaluate.samples import sample
+    from chatglm.quantization.scheme import SCHEMES
     from chatglm.training.run import end_of_text
 
     arguments = subject.arguments
-    if arguments.quantize:
-        raise CommandError("eval quantization makes int8 and int4 itself; leave --quantize out")
+    kinds = (arguments.quantize,) if arguments.quantize else tuple(SCHEMES)
+    arguments.quantize = None  # the model itself is the measure
+    calibrate, arguments.calibrate = arguments.calibrate, None
     model = subject.causal("quantization")
-    others = {
-        kind: checkpoint.load(
-            arguments.model, dtype=arguments.dtype, device=arguments.device, quantize=kind
-        ).model
-        for kind in ("int8", "int4")
-    }
+    others = {}
+    for kind in kinds:
+        for texts_of in (None, calibrate)[: 1 + (calibrate is not None)]:
+            name = kind if texts_of is None else f"{kind}, calibrated"
+            others[name] = checkpoint.load(
+                arguments.model,
+                dtype=arguments.dtype,
+                device=arguments.device,
+                quantize=kind,
+                calibrate=texts_of,
+            ).model
     texts = sample(read_texts(path), subject.limit, subject.seed)
     start = end_of_text(model.tokenizer)
     rows = [[start, *model.tokenizer.encode(text)] for _, text in texts]

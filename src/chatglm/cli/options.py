@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatglm.cli.console import note, say
+from chatglm.quantization.scheme import KINDS
 
 if TYPE_CHECKING:
     from chatglm.generation.chat import ChatGLM, Options
@@ -45,9 +46,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--quantize",
-        choices=("int8", "int4", "fp8"),
-        help=say("fewer bits per weight, made while loading", "加载时量化，省内存"),
+        choices=KINDS,
+        metavar="KIND",
+        help=say(
+            f"fewer bits per weight, made while loading: {', '.join(KINDS)}",
+            f"加载时量化，省内存：{'、'.join(KINDS)}",
+        ),
     )
+    add_calibrate_flag(group)
     group.add_argument(
         "--adapter",
         metavar="DIRECTORY",
@@ -56,6 +62,21 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument(
         "--offline", action="store_true", help=say("never touch the network", "不访问网络")
+    )
+
+
+def add_calibrate_flag(group: argparse._ActionsContainer) -> None:
+    """The texts that quantizing makes up for its rounding on."""
+    group.add_argument(
+        "--calibrate",
+        nargs="?",
+        const="general",
+        metavar="FILE",
+        help=say(
+            "with --quantize: lose less, by the model's inputs on these texts (without FILE: "
+            "conversations in the package); slower to load",
+            "配合 --quantize：用这些文本上的激活校准，误差更小，加载更慢（不给 FILE 则用内置对话）",
+        ),
     )
 
 
@@ -136,6 +157,7 @@ def load_model(arguments: argparse.Namespace) -> ChatGLM | RemoteChatGLM:
             revision=arguments.revision,
             offline=True if arguments.offline else None,
             quantize=arguments.quantize,
+            calibrate=arguments.calibrate,
             adapter=arguments.adapter,
         )
     except (ValueError, FileNotFoundError) as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from chatglm.cli.console import note, say
 from chatglm.cli.options import CommandError
 from chatglm.errors import missing_extra
+from chatglm.quantization.scheme import KINDS
 
 if TYPE_CHECKING:
     from chatglm.generation.chat import ChatGLM
@@ -87,7 +88,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
     )
-    group.add_argument("--quantize", choices=("int8", "int4", "fp8"))
+    group.add_argument("--quantize", choices=KINDS)
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument(
         "--offline", action="store_true", help=say("never touch the network", "不访问网络")

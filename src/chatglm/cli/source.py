@@ -40,9 +40,13 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_weights(
-    arguments: argparse.Namespace, check: Callable[[ModelConfig], object] | None = None
+    arguments: argparse.Namespace,
+    check: Callable[[ModelConfig], object] | None = None,
+    *,
+    quantize: str | None = None,
+    calibrate: str | None = None,
 ) -> Loaded:
-    """The model that the flags name, on the CPU in the precision of its files.
+    """The model that the flags name, on the CPU in the precision of its files unless quantized.
 
     check: called with the model's shape before its weights are read; an error of its is passed on.
     """
@@ -64,7 +68,14 @@ def load_weights(
     if check is not None and config is not None:
         check(config)
     try:
-        return load(path, device="cpu", offline=offline, adapter=arguments.adapter)
+        return load(
+            path,
+            device="cpu",
+            offline=offline,
+            adapter=arguments.adapter,
+            quantize=quantize,
+            calibrate=calibrate,
+        )
     except (ValueError, FileNotFoundError) as error:
         raise unreadable(source, error) from error
 
@@ -75,9 +86,9 @@ def unreadable(source: str | None, error: Exception) -> CommandError:
     return CommandError(str(error), INVALID_INPUT if is_damaged else 1)
 
 
-def refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path, flag: str = "--output") -> None:
     """An error, before anything is loaded, where the output is there already."""
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists():
-        raise CommandError(f"{path} is there already; give a new --output")
+        raise CommandError(f"{path} is there already; give a new {flag}")

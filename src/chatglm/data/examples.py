@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from chatglm.data.pack import cut
 from chatglm.data.records import Bad, find_files, read_records
 from chatglm.tokenizer import Tokenizer
 
+GENERAL = files("chatglm") / "assets" / "replay" / "general.jsonl.gz"
+"""Conversations of many kinds that come with the package."""
 _SPEC = re.compile(r"(?P<path>.+?)(?:#(?P<count>\d+))?(?::(?P<weight>\d+(?:\.\d+)?))?")
 Item = tuple[Example, ...]
 """What stays together in a batch: one example, or the chosen and the rejected of a pair."""

@@ -75,6 +75,7 @@ class ChatGLM:
         revision: str | None = None,
         offline: bool | None = None,
         quantize: str | None = None,
+        calibrate: str | os.PathLike[str] | None = None,
         adapter: str | os.PathLike[str] | None = None,
         base: str | os.PathLike[str] | None = None,
         max_num_seqs: int = 16,
@@ -84,11 +85,11 @@ class ChatGLM:
         """The model at `source`: None (the embedded one), a directory, a hub id, `openai/MODEL`.
 
         dtype: `auto` (as the file has it), `float32`, `bfloat16` or `float16`. device: `auto`,
-        `cpu`, `cuda`, …. quantize: `int8` or `int4`, while loading. adapter: a
-        LoRA adapter in PEFT's format; `source` may be one too, and names its base itself unless
-        `base` is given. kv_dtype: of keys and values, `auto` (the model's), `float32`, `bfloat16`,
-        `float16` or `int8`. draft: a smaller model of the same family whose guesses save steps
-        where a request asks to speculate.
+        `cpu`, `cuda`, …. quantize: `int8`, `int4`, …, while loading. calibrate: a file of texts on
+        which its rounding is made up for, or `general`. adapter: a LoRA adapter in PEFT's format;
+        `source` may be one too, and names its base itself unless `base` is given. kv_dtype: of keys
+        and values, `auto` (the model's), `float32`, `bfloat16`, `float16` or `int8`. draft: a
+        smaller model of the same family whose guesses save steps where a request asks to speculate.
         """
         if source is not None and str(source).startswith("openai/"):
             from chatglm.generation.remote import RemoteChatGLM
@@ -101,6 +102,7 @@ class ChatGLM:
             revision=revision,
             offline=offline,
             quantize=quantize,
+            calibrate=calibrate,
             adapter=adapter,
             base=base,
         )

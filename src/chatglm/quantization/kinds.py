@@ -1,4 +1,4 @@
-"""What a model can be quantized to while it is loaded."""
+"""A linear in fewer bits, of any kind that there is."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from torch import Tensor, nn
 
 from chatglm.quantization.cuda import on_cuda
 from chatglm.quantization.float8 import Float8Linear
-from chatglm.quantization.linear import KINDS as INTEGERS
-from chatglm.quantization.linear import bits_of, quantized
-
-KINDS = (*INTEGERS, "fp8")
+from chatglm.quantization.linear import quantized
+from chatglm.quantization.scheme import scheme_of
 
 
 def linear_of(weight: Tensor, name: str, kind: str, *, bias: bool) -> nn.Module:
@@ -18,4 +16,7 @@ def linear_of(weight: Tensor, name: str, kind: str, *, bias: bool) -> nn.Module:
     """
     if kind == "fp8":
         return Float8Linear(weight, bias=bias)
-    return on_cuda(quantized(weight, bits_of(name, kind), bias=bias))
+    scheme = scheme_of(name, kind)
+    return on_cuda(
+        quantized(weight, scheme.bits, scheme.group, symmetric=scheme.symmetric, bias=bias)
+    )

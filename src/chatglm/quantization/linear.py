@@ -25,7 +25,6 @@ from chatglm.quantization.tiles import (
     up_to,
 )
 
-KINDS: dict[str, Bits] = {"int8": 8, "int4": 4}
 GROUP: dict[Bits, int] = {8: 64, 4: 32}
 # Weights that exist in float32 at once while quantizing or computing: 4 MiB, which also
 # stay in the cache between one operator and the next.
@@ -231,10 +230,3 @@ def quantized(
     rows, columns = weight.shape
     packed = quantize(weight, bits, group, symmetric=symmetric)
     return QuantizedLinear(packed, rows, columns, bits, group or GROUP[bits], bias=bias)
-
-
-def bits_of(name: str, kind: str) -> Bits:
-    """The bits of a linear when the model is quantized to `kind`; the output head keeps 8, since
-    its errors go straight into the scores.
-    """
-    return 8 if name == "head" else KINDS[kind]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 
 import numpy as np
 import torch
@@ -13,14 +12,13 @@ from torch import Tensor
 from chatglm.config import ModelConfig
 from chatglm.data.chat import last_example
 from chatglm.data.epochs import Epochs, Share, fill_rows, shares_of
-from chatglm.data.examples import Collection, Item, collect, shortened, split
+from chatglm.data.examples import GENERAL, Collection, Item, collect, shortened, split
 from chatglm.data.kinds import Columns, Record
 from chatglm.tokenizer import Tokenizer
 from chatglm.training.batch import Batch
 from chatglm.training.rows import as_batch
 from chatglm.training.tuning import TuneConfig
 
-GENERAL = files("chatglm") / "assets" / "replay" / "general.jsonl.gz"
 # General examples that are kept apart to see what is forgotten.
 _NUM_GENERAL = 48
 
