@@ -1,0 +1,139 @@
+"""The speed of our engine on random weights, as one process that measures and ends.
+
+    python -m benchmarks.own_speed --shape 200M --format int4 --threads 2 [--batch 8]
+
+Prints one JSON object: decode (tokens/s after the first token of a reply to one token), prefill
+(tokens/s of a prompt), batch (of several requests together), bytes read a token, bytes in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.shapes import FORMATS, SHAPES, random_model, read_bytes, shape_of
+from chatglm.generation.engine import Engine
+from chatglm.generation.sampling import Sampling
+from chatglm.prompt import Prompt
+
+SMALL_LAYERS = 1 << 29
+"""Models up to this many weights stream float32, as the loader chooses for what fits easily."""
+
+
+def make_engine(arguments: argparse.Namespace) -> Engine:
+    """The engine on a model of the shape and format that are asked for."""
+    config = shape_of(arguments.shape, arguments.layers)
+    dtype = torch.bfloat16
+    if arguments.format != "bf16" and arguments.shape != "6B":
+        dtype = torch.float32
+    model = random_model(config, arguments.format, dtype)
+    return Engine(model, stop_ids=frozenset(), max_num_seqs=32, prefix_cache=False)
+
+
+def prompt_of(length: int, seed: int, vocab_size: int) -> Prompt:
+    """Random tokens."""
+    chance = torch.Generator().manual_seed(seed)
+    return Prompt(tokens=tuple(torch.randint(vocab_size, (length,), generator=chance).tolist()))
+
+
+def run(engine: Engine, *, batch: int, prompt: int, new: int) -> tuple[float, float]:
+    """Seconds until every prompt is read and has its first token, and until all replies end."""
+    for seed in range(batch):
+        engine.add(
+            prompt_of(prompt, seed, engine.config.vocab_size),
+            Sampling(temperature=0, max_new_tokens=new),
+        )
+    start = time.perf_counter()
+    waiting = set(engine.requests)
+    while waiting:
+        waiting -= {output.id for output in engine.step()}
+    first = time.perf_counter() - start
+    while engine.busy:
+        engine.step()
+    return first, time.perf_counter() - start - first
+
+
+def bandwidth() -> float:
+    """Bytes a second that all threads read together from memory: the best of three operators."""
+    data = torch.ones(1 << 28)  # 1 GiB
+    best = 0.0
+    for _ in range(3):
+        for read in (torch.sum, torch.amax, lambda x: torch.dot(x, x)):
+            start = time.perf_counter()
+            read(data)
+            best = max(best, data.nbytes / (time.perf_counter() - start))
+    return best
+
+
+def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, object]:
+    """The speeds that are asked for, each the median of `repeat` after a warm-up."""
+    found: dict[str, object] = {}
+    if arguments.new:
+        run(engine, batch=1, prompt=1, new=4)
+        times = [
+            run(engine, batch=1, prompt=1, new=arguments.new + 1)[1] for _ in repeats(arguments)
+        ]
+        found["decode"] = arguments.new / statistics.median(times)
+    if arguments.prompt:
+        run(engine, batch=1, prompt=min(arguments.prompt, 64), new=1)
+        times = [
+            run(engine, batch=1, prompt=arguments.prompt, new=1)[0] for _ in repeats(arguments)
+        ]
+        found["prefill"] = arguments.prompt / statistics.median(times)
+    for batch in arguments.batch:
+        prompt, new = arguments.batch_prompt, arguments.batch_new
+        run(engine, batch=batch, prompt=1, new=2)
+        # The first token of each reply comes with its prompt; llama.cpp counts one step more.
+        both = [run(engine, batch=batch, prompt=prompt, new=new + 1) for _ in repeats(arguments)]
+        reading = statistics.median(first for first, _ in both)
+        writing = statistics.median(rest for _, rest in both)
+        found[f"batch {batch}"] = {
+            "prefill": batch * prompt / reading,
+            "decode": batch * new / writing,
+            "total": batch * (prompt + new) / (reading + writing),
+        }
+    return found
+
+
+def repeats(arguments: argparse.Namespace) -> range:
+    """As often as is asked for."""
+    return range(arguments.repeat)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What is run; the other sides take the same."""
+    parser.add_argument("--shape", choices=SHAPES, default="nano")
+    parser.add_argument("--layers", type=int, help="fewer than the shape has, to fit the memory")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeat", type=int, default=3)
+
+
+def main() -> None:
+    """Print the JSON object."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_flags(parser)
+    parser.add_argument("--format", choices=FORMATS, default="int4")
+    parser.add_argument("--new", type=int, default=0)
+    parser.add_argument("--prompt", type=int, default=0)
+    parser.add_argument("--batch", type=int, nargs="*", default=[])
+    parser.add_argument("--batch-prompt", type=int, default=128)
+    parser.add_argument("--batch-new", type=int, default=32)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    found: dict[str, object] = {"bandwidth": bandwidth()}
+    engine = make_engine(arguments)
+    found |= measure(engine, arguments)
+    found["bytes_read"] = read_bytes(engine.runner.model)
+    statm = Path("/proc/self/statm").read_text("ascii").split()
+    found["resident"] = int(statm[1]) * resource.getpagesize()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
