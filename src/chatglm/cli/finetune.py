@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chatglm.cli.cluster import add_training_flags, train_in_workers
 from chatglm.cli.console import note, say
 from chatglm.cli.finetune_flags import add_flags, settings_of
 from chatglm.cli.options import INVALID_INPUT, CommandError
@@ -32,12 +34,21 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ),
     )
     add_flags(parser)
+    add_training_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Tune; 4 when the loss is no number any more, 130 or 143 when asked to stop."""
-    return tune(settings_of(args), resume=args.resume is not None, dry_run=args.dry_run)
+    config = settings_of(args)
+    if not args.cluster:
+        return tune(config, resume=args.resume is not None, dry_run=args.dry_run)
+    from chatglm.training.finetune import check_directory
+
+    if args.dry_run:
+        raise CommandError("--dry-run measures on this machine; leave --cluster out")
+    check_directory(config, resume=args.resume is not None)
+    return train_in_workers(partial(go_on, config), config.output_dir, args)
 
 
 def tune(config: TuneConfig, *, resume: bool = False, dry_run: bool = False) -> int:
@@ -203,11 +214,8 @@ def result_line(config: TuneConfig, result: Path) -> str:
     return f"chatglm chat{base}{quantized} --adapter {result}"
 
 
-def tune_recipe(table: dict[str, object], where: str) -> int:
-    """Run a recipe of fine-tuning that `chatglm train` was given; it goes on where it stopped."""
-    from chatglm.training.config import build
+def go_on(config: TuneConfig) -> int:
+    """Run a fine-tuning recipe from where it stopped, or from the start."""
     from chatglm.training.state import checkpoints
-    from chatglm.training.tuning import TuneConfig
 
-    config = build(TuneConfig, table, where=where)
     return tune(config, resume=bool(checkpoints(Path(config.output_dir))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from chatglm.cli.cluster import add_cluster_flag
 from chatglm.cli.console import say
 
 
@@ -46,6 +47,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=0,
         help=say("of the shuffle (default: 0)", "打乱的种子（默认 0）"),
     )
+    add_cluster_flag(parser)
     parser.set_defaults(run=run)
 
 
@@ -58,14 +60,17 @@ def run(args: argparse.Namespace) -> int:
         from chatglm.checkpoint.resolve import NANO
 
         args.tokenizer = NANO
-    counts = prepare(
-        args.inputs,
-        load_tokenizer(args.tokenizer),
-        args.output,
-        validation_fraction=args.validation_fraction,
-        seed=args.seed,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    settings = {
+        "validation_fraction": args.validation_fraction,
+        "seed": args.seed,
+        "report": lambda line: print(line, file=sys.stderr, flush=True),
+    }
+    if args.cluster:
+        from chatglm.cluster.prepare import prepare_on_cluster
+
+        counts = prepare_on_cluster(args.inputs, args.tokenizer, args.output, **settings)
+    else:
+        counts = prepare(args.inputs, load_tokenizer(args.tokenizer), args.output, **settings)
     print(
         f"{args.output}: {counts.documents:,} documents, {counts.tokens:,} tokens; "
         f"left out {counts.duplicates:,} duplicates and {counts.empty:,} empty ones"

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chatglm.cli.cluster import add_serving_flags, serve_in_replicas
 from chatglm.cli.console import note, say
 from chatglm.cli.options import CommandError
 from chatglm.errors import missing_extra
@@ -33,6 +34,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_models(parser)
     add_door(parser)
     add_limits(parser)
+    add_serving_flags(parser)
     add_log(parser)
     parser.set_defaults(run=run)
 
@@ -181,21 +183,28 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = make_settings(arguments)
     log.set_up(as_json=arguments.log_format == "json", verbose=arguments.verbose)
+    if arguments.cluster:
+        stopped_by = serve_in_replicas(arguments, settings, listening(settings), tell_where)
+        return INTERRUPTED if stopped_by == signal.SIGINT else 0
 
     def models() -> dict[str, ChatGLM]:
         found = load_models(arguments, settings)
-        names = ", ".join(found)
-        note(
-            say(
-                f"{names} at {settings.url} (page) and …/v1 (API); Ctrl-C stops",
-                f"{names} 已就绪：{settings.url}（网页），…/v1（接口）；Ctrl-C 停止",
-            )
-        )
+        tell_where(", ".join(found), settings)
         return found
 
     server = make_server(create_app(models, settings, report=log.report), settings)
     server.run(listening(settings))
     return INTERRUPTED if server.stopped_by == signal.SIGINT else 0
+
+
+def tell_where(names: str, settings: Settings) -> None:
+    """Say that the service is there, and where."""
+    note(
+        say(
+            f"{names} at {settings.url} (page) and …/v1 (API); Ctrl-C stops",
+            f"{names} 已就绪：{settings.url}（网页），…/v1（接口）；Ctrl-C 停止",
+        )
+    )
 
 
 def listening(settings: Settings) -> list[socket.socket]:

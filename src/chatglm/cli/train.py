@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
+from chatglm.cli.cluster import add_training_flags, train_in_workers
 from chatglm.cli.console import say
+
+if TYPE_CHECKING:
+    from chatglm.training.config import TrainConfig
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,29 +38,43 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="key=value",
         help=say("e.g. optim.lr=0.001", "覆盖配方中的值，如 optim.lr=0.001"),
     )
+    add_training_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; 4 when the loss is no number any more, 130 or 143 when asked to stop."""
     from chatglm.training.config import TrainConfig, build, read_table
-    from chatglm.training.run import train
-    from chatglm.training.trainer import Interrupted, TrainingDiverged
-    from chatglm.training.tuning import is_tune_table
+    from chatglm.training.tuning import TuneConfig, is_tune_table
 
     table = read_table(args.recipe, args.overrides)
+    work: Callable[[], int]
     if is_tune_table(table):
-        from chatglm.cli.finetune import tune_recipe
+        from chatglm.cli.finetune import go_on
 
-        return tune_recipe(table, args.recipe)
+        tuned = build(TuneConfig, table, where=args.recipe)
+        work, output = partial(go_on, tuned), tuned.output_dir
+    else:
+        config = build(TrainConfig, table, where=args.recipe)
+        work, output = partial(train_recipe, config), config.output
+    return train_in_workers(work, output, args) if args.cluster else work()
+
+
+def train_recipe(config: TrainConfig) -> int:
+    """Run a recipe from where it stopped."""
+    from chatglm.training.run import train
+    from chatglm.training.trainer import Interrupted, TrainingDiverged
+
     try:
-        directory = train(build(TrainConfig, table, where=args.recipe))
+        directory = train(config)
     except TrainingDiverged as error:
         print(error, file=sys.stderr)
         return 4
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 128 + error.number
+    if os.environ.get("RANK", "0") != "0":  # the first of several processes speaks
+        return 0
     if (directory / "config.json").is_file():
         print(f"chatglm chat --model {directory}")
     else:

@@ -39,6 +39,12 @@ class Counts:
     tokens: int = 0
 
 
+Tokens = NDArray[Any]
+Document = tuple[Tokens, NDArray[np.uint8] | None]
+Source = Callable[[list[Path], Tokenizer, Counts, Report], Iterator[Document]]
+"""From files to documents, in an order that the files alone decide."""
+
+
 def prepare(
     inputs: list[str],
     tokenizer: Tokenizer,
@@ -47,13 +53,14 @@ def prepare(
     validation_fraction: float = 0.005,
     seed: int = 0,
     report: Report = lambda _: None,
+    source: Source | None = None,
 ) -> Counts:
     """Write the records of `inputs` as shards into `output`; text and chat are not mixed in one
     directory.
 
     Exact duplicates (after Unicode and blank normalization) are left out and counted. The
     directory appears in one step when all is done; a second call on a finished one with the same
-    settings does nothing.
+    settings does nothing. source: where the documents are tokenized, if not here.
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(
@@ -80,7 +87,7 @@ def prepare(
     try:
         temporary.mkdir(parents=True)
         counts = Counts()
-        documents = list(tokenize(files, tokenizer, counts, report))
+        documents = list((source or tokenize)(files, tokenizer, counts, report))
         if not documents:
             raise ValueError(f"{', '.join(map(str, files[:3]))}: no text in it")
         write_parts(temporary, documents, tokenizer.vocab_size, validation_fraction, seed)
@@ -103,42 +110,70 @@ def prepare(
     return counts
 
 
-Tokens = NDArray[Any]
-Document = tuple[Tokens, NDArray[np.uint8] | None]
-
-
 def dtype_of(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
     """The narrowest type that holds every id."""
     return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
+class Texts:
+    """Which records are kept: neither empty nor seen before, and all of one kind."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
+        self.seen: set[bytes] = set()
+        self.is_chat: bool | None = None
+
+    def is_fresh(self, key: bytes | None) -> bool:
+        """Whether a record of this key is kept; it is counted. None: an empty one."""
+        if key is None:
+            self.counts.empty += 1
+        elif key in self.seen:
+            self.counts.duplicates += 1
+        else:
+            self.seen.add(key)
+            self.counts.documents += 1
+            return True
+        return False
+
+    def check_kind(self, path: str | Path, *, is_chat: bool) -> None:
+        """A ValueError where text and conversations come together."""
+        if self.is_chat is None:
+            self.is_chat = is_chat
+        if is_chat != self.is_chat:
+            raise ValueError(
+                f"{path} mixes text and conversations; prepare them into two directories"
+            )
 
 
 def tokenize(
     files: list[Path], tokenizer: Tokenizer, counts: Counts, report: Report
 ) -> Iterator[Document]:
     """The documents of all files as ids, duplicates left out."""
-    seen: set[bytes] = set()
-    dtype = dtype_of(tokenizer.vocab_size)
-    is_chat: bool | None = None
+    texts = Texts(counts)
     for path in files:
-        records = fresh(read_records(path), seen, counts)
+        records = (record for record in read_records(path) if texts.is_fresh(key_of(record)))
         while batch := list(islice(records, BATCH)):
             for record in batch:
-                if is_chat is None:
-                    is_chat = bool(record.messages)
-                if is_chat != bool(record.messages):
-                    raise ValueError(
-                        f"{path} mixes text and conversations; prepare them into two directories"
-                    )
-            if is_chat:
-                for record in batch:
-                    for rendered in rendered_of(record, tokenizer):
-                        counts.tokens += len(rendered.tokens)
-                        yield np.array(rendered.tokens, dtype), np.array(rendered.loss, np.uint8)
-            else:
-                for ids in tokenizer.encode_batch([record.text for record in batch]):
-                    counts.tokens += len(ids)
-                    yield np.array(ids, dtype), None
+                texts.check_kind(path, is_chat=bool(record.messages))
+            for documents in encoded(batch, tokenizer):
+                for tokens, loss in documents:
+                    counts.tokens += len(tokens)
+                    yield tokens, loss
         report(f"{path.name}: {counts.documents:,} documents, {counts.tokens:,} tokens so far")
+
+
+def encoded(records: list[Record], tokenizer: Tokenizer) -> Iterator[list[Document]]:
+    """What each record becomes: ids, and of conversations which of them are learnt."""
+    dtype = dtype_of(tokenizer.vocab_size)
+    texts = iter(tokenizer.encode_batch([r.text for r in records if not r.messages]))
+    for record in records:
+        if record.messages:
+            yield [
+                (np.array(rendered.tokens, dtype), np.array(rendered.loss, np.uint8))
+                for rendered in rendered_of(record, tokenizer)
+            ]
+        else:
+            yield [(np.array(next(texts), dtype), None)]
 
 
 def rendered_of(record: Record, tokenizer: Tokenizer) -> list[Rendered]:
@@ -153,21 +188,13 @@ def rendered_of(record: Record, tokenizer: Tokenizer) -> list[Rendered]:
     return [tokenizer.template.render(record.messages, reply=False)]
 
 
-def fresh(records: Iterator[Record], seen: set[bytes], counts: Counts) -> Iterator[Record]:
-    """Records that are neither empty nor seen before."""
-    for record in records:
-        text = record.text or "\0".join(f"{m.role}\1{m.content}" for m in record.messages)
-        if not text.strip():
-            counts.empty += 1
-            continue
-        plain = " ".join(unicodedata.normalize("NFKC", text).split())
-        key = hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=12).digest()
-        if key in seen:
-            counts.duplicates += 1
-            continue
-        seen.add(key)
-        counts.documents += 1
-        yield record
+def key_of(record: Record) -> bytes | None:
+    """What two records that say the same have in common; None for an empty one."""
+    text = record.text or "\0".join(f"{m.role}\1{m.content}" for m in record.messages)
+    if not text.strip():
+        return None
+    plain = " ".join(unicodedata.normalize("NFKC", text).split())
+    return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
 def write_parts(

@@ -61,23 +61,13 @@ def create_app(
         if app.state.registry is not None:
             app.state.registry.threads.shutdown(wait=False, cancel_futures=True)
 
-    middleware = [Middleware(Gate, settings=settings, report=tell)]
-    if settings.allow_origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.allow_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
-            expose_headers=["x-request-id"],
-        )
-        middleware.insert(0, cors)
     app = FastAPI(
         title="chatglm",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        middleware=middleware,
+        middleware=middleware_of(settings, tell),
     )
     app.state.settings = settings
     app.state.registry = None
@@ -111,6 +101,21 @@ def begin(app: FastAPI, models: Models | Callable[[], Models], worker: Worker) -
         threading.Thread(target=beside, name="chatglm-loading", daemon=True).start()
     else:
         load()
+
+
+def middleware_of(settings: Settings, report: Callable[[Record], None]) -> list[Middleware]:
+    """What every request passes: the door, and before it the permission for other sites."""
+    middleware = [Middleware(Gate, settings=settings, report=report)]
+    if settings.allow_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allow_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id"],
+        )
+        middleware.insert(0, cors)
+    return middleware
 
 
 def add_page(app: FastAPI, settings: Settings) -> None:

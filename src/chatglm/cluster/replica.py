@@ -1,0 +1,68 @@
+"""One copy of the application in an actor of a Ray cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from starlette.types import Message
+
+from chatglm.generation.chat import ChatGLM
+from chatglm.serve.app import create_app
+from chatglm.serve.operations import condition
+from chatglm.serve.settings import Settings
+
+Load = Callable[[], Mapping[str, ChatGLM]]
+
+
+class Replica:
+    """Answers the requests that a door hands it; it asks for no key, since the door has."""
+
+    async def __init__(self, load: Load, settings: Settings) -> None:  # type: ignore[misc]
+        self.app = create_app(load(), settings)
+        self.lifespan = self.app.router.lifespan_context(self.app)
+        await self.lifespan.__aenter__()
+
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
+        """The messages of the answer, as many at once as are there.
+
+        Ending the iteration early is for the application what a client is that goes away.
+        """
+        outgoing: asyncio.Queue[Message | None] = asyncio.Queue()
+        gone = asyncio.Event()
+        incoming: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Message:
+            if incoming:
+                return incoming.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def run() -> None:
+            try:
+                await self.app(scope, receive, outgoing.put)
+            finally:
+                outgoing.put_nowait(None)
+
+        task = asyncio.ensure_future(run())
+        try:
+            ended = False
+            while not ended:
+                messages = [await outgoing.get()]
+                while not outgoing.empty():
+                    messages.append(outgoing.get_nowait())
+                ended = messages[-1] is None
+                if some := [message for message in messages if message is not None]:
+                    yield some
+        finally:
+            gone.set()
+            await asyncio.wait({task})
+        task.result()
+
+    def check_health(self) -> None:
+        """An error where the engine has failed; Ray then puts another replica in this one's
+        place.
+        """
+        if condition(self.app.state) == "dead":
+            raise RuntimeError("the engine has failed")

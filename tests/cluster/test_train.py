@@ -1,0 +1,63 @@
+"""Ray Train: a recipe in two workers, one of which is killed."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from tests.cluster.nodes import Nodes
+
+from chatglm.training.config import read_recipe
+from chatglm.training.log import read_metrics
+from chatglm.training.run import train
+from chatglm.training.state import checkpoints
+
+CHANGES = ["steps=40", "save_steps=4", "validate_steps=20", "batch_rows=32", "length=64"]
+
+
+def losses(run: Path) -> list[float]:
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [int(row["step"]) for row in rows] == list(range(1, 41))
+    return [row["loss"] for row in rows]
+
+
+def test_a_killed_worker_is_replaced_and_the_run_goes_on(
+    nodes: Nodes,
+    recipe: str,
+    tmp_path: Path,
+) -> None:
+    train(read_recipe(recipe, [*CHANGES, f"output={tmp_path / 'one'}"]))
+    run, log = tmp_path / "run", tmp_path / "log"
+    with nodes.start(
+        log, "train", recipe, *CHANGES, f"output={run}", "--cluster", "--workers", "2"
+    ) as process:
+        while not checkpoints(run):
+            assert process.poll() is None, log.read_text("utf-8")
+            time.sleep(0.02)
+        first, second = nodes.workers("RayTrainWorker")
+        nodes.kill(second)
+        assert process.wait(240) == 0, log.read_text("utf-8")[-5000:]
+    assert losses(run) == pytest.approx(losses(tmp_path / "one"), rel=5e-3)
+    starts = [int(n) for n in re.findall(r"steps (\d+) to 40", log.read_text("utf-8"))]
+    assert len(starts) == 2
+    assert starts[0] == 0 < starts[1] < 40
+    assert (run / "model" / "model.safetensors").is_file()
+    assert not {first, second} & set(nodes.workers("RayTrainWorker"))
+
+
+def test_a_mistake_in_a_recipe_is_said_once(
+    nodes: Nodes,
+    recipe: str,
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    arguments = ("train", recipe, f"output={tmp_path / 'run'}", "sources=[{path='nowhere'}]")
+    arguments = (*arguments, "--cluster", "--workers")
+    with nodes.start(log, *arguments, "1") as process:
+        assert process.wait(120) == 1
+    assert "nowhere is not prepared data" in log.read_text("utf-8").splitlines()[-1]
+    with nodes.start(log, *arguments, "40") as process:
+        assert process.wait(120) == 1
+    assert "40 workers need 40 CPUs and the cluster has 2" in log.read_text("utf-8")
