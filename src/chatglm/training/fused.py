@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from chatglm.adapters.lora import LoraLinear, LoraPart
 from chatglm.model.mlp import MLP
 from chatglm.model.position import Rotary
+from chatglm.training.gate import can_serve, gate
 
 Turn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -197,19 +198,23 @@ class Gated(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """(…, 2F) → (…, F)."""
         ctx.save_for_backward(x)
-        gate, value = x.chunk(2, -1)
-        return F.silu(gate).mul_(value)
+        if can_serve(x):
+            return gate(x)
+        first, value = x.chunk(2, -1)
+        return F.silu(first).mul_(value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         """Gradient of the input."""
         (x,) = ctx.saved_tensors
-        gate, value = x.chunk(2, -1)
+        if can_serve(x):
+            return gate(x, dy)
+        first, value = x.chunk(2, -1)
         dx = torch.empty_like(x)
         dgate, dvalue = dx.chunk(2, -1)
-        torch.mul(F.silu(gate), dy, out=dvalue)
-        torch.ops.aten.silu_backward.grad_input(dy * value, gate, grad_input=dgate)
+        torch.mul(F.silu(first), dy, out=dvalue)
+        torch.ops.aten.silu_backward.grad_input(dy * value, first, grad_input=dgate)
         return dx
 
 

@@ -34,7 +34,7 @@ class WordLoss(torch.autograd.Function):
         """()."""
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         dhidden = torch.empty_like(hidden) if wants_hidden else None
-        dweight = torch.zeros_like(weight) if wants_weight else None
+        dweight: Tensor | None = None
         head = weight.to(dtype)
         total = torch.zeros((), device=hidden.device)
         for at in range(0, len(labels), chunk):
@@ -44,8 +44,9 @@ class WordLoss(torch.autograd.Function):
             total += loss_and_gradient(logits, labels[part])
             if dhidden is not None:
                 dhidden[part] = logits @ head
-            if dweight is not None:
-                dweight += logits.t() @ states
+            if wants_weight:
+                product = logits.t() @ states  # (V, C)
+                dweight = product.to(weight.dtype) if dweight is None else dweight.add_(product)
         ctx.save_for_backward(dhidden, dweight)
         return total
 
@@ -53,7 +54,7 @@ class WordLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the hidden states and of the head."""
-        dhidden, dweight = (None if d is None else d * dy for d in ctx.saved_tensors)
+        dhidden, dweight = (None if d is None else d.mul_(dy) for d in ctx.saved_tensors)
         return dhidden, dweight, None, None, None
 
 
