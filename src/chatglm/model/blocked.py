@@ -80,8 +80,8 @@ def weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, 
         scores = torch.bmm(below(q[:, :, part], k), keys[:, :, :seen])
         by_head = scores.view(len(q), -1, num_shared, count, seen)
         if mask is None:
-            ahead = torch.ones(count, count, dtype=torch.bool).triu(1)
-            by_head[..., start:].masked_fill_(ahead, -torch.inf)
+            ahead = scores.new_full((count, count), -torch.inf).triu_(1)
+            by_head[..., start:] += ahead
         else:
             by_head.masked_fill_(~mask[:, :, None, part], -torch.inf)
         yield part, seen, scores.softmax(-1)
