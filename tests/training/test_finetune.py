@@ -107,13 +107,25 @@ def test_packed_examples_give_the_loss_that_they_give_apart(
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("method", ["lora", "ptuning", "full"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "lora"},
+        {"method": "dora"},
+        {"method": "qlora"},
+        {"method": "ptuning", "prefix_projection": True},
+        {"method": "freeze", "packing": True},
+        {"method": "full", "optimizer": "muon"},
+        {"method": "full", "precision": "bfloat16", "recompute": True},
+    ],
+    ids=lambda changes: " ".join(str(value) for value in changes.values()),
+)
 def test_a_resumed_run_ends_with_the_same_bytes(
-    settings: Settings, tmp_path: Path, method: str
+    settings: Settings, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    whole = settings(method=method, output_dir=str(tmp_path / "whole"))
+    whole = settings(**changes, output_dir=str(tmp_path / "whole"))
     prepare_run(whole).run()
-    cut = settings(method=method, output_dir=str(tmp_path / "cut"))
+    cut = settings(**changes, output_dir=str(tmp_path / "cut"))
     first = prepare_run(cut)
     for _ in range(3):
         first.trainer.train_step()

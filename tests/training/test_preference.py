@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from chatglm.prompt import Prompt
-from chatglm.training.finetune import prepare_run
+from chatglm.training.finetune import Tuning, prepare_run
 from chatglm.training.log import read_metrics
 from chatglm.training.preference import REFERENCE, answer_scores
+from chatglm.training.state import newest
 from chatglm.training.tuning import TuneConfig
 
 Settings = Callable[..., TuneConfig]
@@ -128,6 +129,40 @@ def test_reference_scores_are_those_of_the_start_when_a_run_is_taken_up(
     again = prepare_run(cut, resume=True).run()
     name = "adapter_model.safetensors"
     assert (done / name).read_bytes() == (again / name).read_bytes()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_resumed_run_of_grpo_ends_with_the_same_bytes(
+    settings: Settings, tmp_path: Path, method: str
+) -> None:
+    def config(name: str) -> TuneConfig:
+        return settings(
+            objective="grpo", reward="r.py:f", method=method, num_samples=2, grad_accum=2,
+            batch_size=4, output_dir=str(tmp_path / name),
+        )  # fmt: skip
+
+    def prepared(name: str, *, resume: bool = False) -> Tuning:
+        def sample(prompt: Prompt, seeds: Sequence[int]) -> list[list[int]]:
+            with torch.no_grad():
+                odds = run.network.logits(run.network(torch.tensor([prompt.tokens]))[0, -1])
+            chances = [torch.Generator().manual_seed(seed) for seed in seeds]
+            return [torch.multinomial(odds.softmax(-1), 1, generator=g).tolist() for g in chances]
+
+        def reward(question: str, reply: str, wanted: str) -> float:
+            return float(len(reply) % 3)
+
+        run = prepare_run(config(name), resume=resume, play=(sample, reward))
+        return run
+
+    prepared("whole").run()
+    first = prepared("cut")
+    for _ in range(3):
+        first.trainer.train_step()
+    first.trainer.save()
+    prepared("cut", resume=True).run()
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        a, b = (newest(tmp_path / name) / file for name in ("whole", "cut"))
+        assert a.read_bytes() == b.read_bytes()
 
 
 def test_grpo_makes_what_is_rewarded_likelier(settings: Settings) -> None:
