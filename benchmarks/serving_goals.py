@@ -38,6 +38,7 @@ def count(whole: int, share: float) -> int:
     return max(1, int(whole * share))
 
 
+NAMED = ("--served-model-name", "toy")  # as the requests' bodies name it
 WIDE = ("--max-num-seqs", "256", "--max-queue", "512")
 LOCKED = ("--api-key", KEY, "--log-format", "json")
 GOALS = {
@@ -49,7 +50,8 @@ GOALS = {
     "R2": Goal(
         meaning="20,000 spoiled requests, none answered by 5xx",
         run=lambda server, share: goals.mutated_requests(server, count(20_000, share)),
-        flags=("--max-model-len", "256"),  # a spoiled max_tokens may be none: replies end early
+        # A spoiled max_tokens may be none: replies end early.
+        flags=(*NAMED, "--max-model-len", "256"),
     ),
     "R3": Goal(
         meaning="256 streams at once for 5 minutes, each as alone",
@@ -91,6 +93,7 @@ GOALS = {
     "R17": Goal(
         meaning="20 minutes of mixed work, memory at rest",
         run=lambda server, share: goals.soak(server, 1200 * share),
+        flags=NAMED,
     ),
     "R19": Goal(
         meaning="500 requests whose every field would forge a line of the log",

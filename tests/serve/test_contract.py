@@ -302,8 +302,10 @@ def test_vectors_are_the_librarys_in_both_encodings(client: OpenAI, server: Runn
         given = torch.tensor([row.embedding for row in told.data])
         assert torch.allclose(given, own, atol=1e-5)
     assert told.usage.prompt_tokens == told.usage.total_tokens > 0
+    short = client.embeddings.create(model="nano", input="你好", dimensions=8).data[0].embedding
+    assert short == pytest.approx((own[0, :8] / own[0, :8].norm()).tolist(), abs=1e-5)
     with pytest.raises(openai.BadRequestError, match="dimensions"):
-        client.embeddings.create(model="nano", input="你好", dimensions=7)
+        client.embeddings.create(model="nano", input="你好", dimensions=4096)
 
 
 def test_a_response_streams_what_it_gives_whole(client: OpenAI) -> None:

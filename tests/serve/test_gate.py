@@ -13,6 +13,8 @@ import pytest
 from tests.serve import doors, wire
 from tests.serve.conftest import Running
 
+from chatglm.serve.gate import Pace
+
 KEY, OTHER = "sk-first-Ключ-密钥", "sk-second"
 BODY = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 2}
 
@@ -37,6 +39,29 @@ def bearer(key: str) -> dict[str, str]:
 
 def test_every_route_but_health_and_the_page_needs_a_key(locked: Running) -> None:
     assert doors.routes_and_keys(locked, OTHER)["routes"] > 15
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_ask_again(
+    launch: Callable[..., Running], toy: Path
+) -> None:
+    flags = ["--api-key", OTHER, "--api-key", "sk-third", "--max-requests-per-minute", "3"]
+    running = launch("--model", f"toy={toy}", *flags, key=OTHER)
+    told = [running.get("/v1/models", headers=bearer(OTHER)) for _ in range(5)]
+    assert [answer.status_code for answer in told[:3]] == [200, 200, 200]
+    assert told[-1].status_code == 429
+    assert 0 < int(told[-1].headers["retry-after"]) <= 20
+    assert told[-1].json()["error"]["code"] == "rate_limit_exceeded"
+    assert running.get("/v1/models", headers=bearer("sk-third")).status_code == 200
+    assert running.get("/health").status_code == 200
+
+
+def test_a_pace_is_saved_up_for_a_minute() -> None:
+    pace = Pace(6)
+    assert [pace.wait("a", 0.0) for _ in range(7)] == [0.0] * 6 + [pytest.approx(10)]
+    assert pace.wait("b", 0.0) == 0
+    assert pace.wait("a", 10.1) == 0
+    assert pace.wait("a", 10.1) > 0
+    assert [pace.wait("a", 1000.0) for _ in range(7)].count(0.0) == 6
 
 
 def test_the_page_is_public_and_nothing_beside_it(locked: Running) -> None:
@@ -92,8 +117,12 @@ def test_an_operator_may_have_prompts_and_replies_in_the_log(
         """The answer and the line of the log."""
         before = len(running.lines())
         answer = running.post(path, body).json()
-        running.wait_for(lambda: len(running.lines()) > before)
-        return answer, json.loads(running.lines()[-1])
+
+        def lines() -> list[str]:
+            return [line for line in running.lines()[before:] if f'"POST {path}"' in line]
+
+        running.wait_for(lambda: bool(lines()))
+        return answer, json.loads(lines()[-1])
 
     # A reply of whole characters, so that it reads the same in one piece.
     good = running.post("/tokenize", {"prompt": "好"}).json()["tokens"][0]

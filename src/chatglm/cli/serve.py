@@ -149,6 +149,11 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     for flag, default, meaning in (
         ("--max-num-seqs", 64, ("requests that run at once", "同时运行的请求数")),
         ("--max-queue", 512, ("requests that may wait", "排队请求数上限")),
+        (
+            "--max-requests-per-minute",
+            0,
+            ("of one key, 0: any", "每个密钥每分钟请求数，0 不限"),
+        ),
         ("--max-body-bytes", 16 << 20, ("largest request body", "请求体大小上限")),
     ):
         group.add_argument(flag, type=int, default=default, help=f"{say(*meaning)} ({default})")
@@ -240,7 +245,7 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
             raise CommandError(f"{flag} must be above 0, got {getattr(arguments, name):g}")
     if arguments.max_model_len is not None and arguments.max_model_len < 2:
         raise CommandError(f"--max-model-len must be at least 2, got {arguments.max_model_len}")
-    for name in ("max_queue", "request_timeout", "drain_timeout"):
+    for name in ("max_queue", "max_requests_per_minute", "request_timeout", "drain_timeout"):
         if getattr(arguments, name) < 0:
             flag = "--" + name.replace("_", "-")
             raise CommandError(f"{flag} must be at least 0, got {getattr(arguments, name):g}")
@@ -253,6 +258,7 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         accept_any_model=arguments.accept_any_model,
         max_num_seqs=arguments.max_num_seqs,
         max_queue=arguments.max_queue,
+        max_requests_per_minute=arguments.max_requests_per_minute,
         max_model_len=arguments.max_model_len,
         max_body_bytes=arguments.max_body_bytes,
         header_timeout=arguments.header_timeout,

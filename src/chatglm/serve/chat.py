@@ -175,6 +175,8 @@ class Chat:
                 if step.finish is not None:
                     parsed += turn.parser.flush()
                 for delta in parsed:
+                    if delta.call and self.body.parallel_tool_calls is False:
+                        continue  # one call is all that was asked for
                     yield step.index, turn.take(delta), scores, None
                     scores = []
                 if step.finish is not None:

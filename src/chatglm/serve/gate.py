@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -49,6 +52,25 @@ def given_key(authorization: str) -> str | None:
     return rest.strip() if kind.lower() == "bearer" else None
 
 
+class Pace:
+    """How many requests each client may make a minute; a minute's can be saved up."""
+
+    MOST_CLIENTS = 10_000
+
+    def __init__(self, per_minute: float) -> None:
+        self.per_minute = per_minute
+        self.left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, client: str, now: float) -> float:
+        """Seconds until the client may ask again; 0 where it may now, and then it has."""
+        left, since = self.left.pop(client, (self.per_minute, now))
+        left = min(self.per_minute, left + (now - since) * self.per_minute / 60)
+        self.left[client] = (left - 1 if left >= 1 else left, now)
+        while len(self.left) > self.MOST_CLIENTS:
+            self.left.popitem(last=False)
+        return 0.0 if left >= 1 else (1 - left) * 60 / self.per_minute
+
+
 class Gate:
     """Checks every request before the application sees it, and reports on it when it is over."""
 
@@ -58,6 +80,7 @@ class Gate:
         self.app, self.settings = app, settings
         self.report = report or (lambda record: None)
         self.keys = Keys(settings.api_keys)
+        self.pace = Pace(settings.max_requests_per_minute)
         self.public = PUBLIC | page_paths(settings.web)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,6 +136,20 @@ class Gate:
                 401,
                 "this server asks for an API key: Authorization: Bearer KEY",
                 code="invalid_api_key",
+            )
+        if self.pace.per_minute and not is_public:
+            self.check_pace(scope["chatglm.record"])
+
+    def check_pace(self, record: Record) -> None:
+        """An error where a key, or an address where there are no keys, asks too often."""
+        seconds = self.pace.wait(record.tenant or record.client, time.monotonic())
+        if seconds:
+            raise ApiError(
+                429,
+                f"more than {self.pace.per_minute:g} requests a minute; ask again in "
+                f"{seconds:.0f} s",
+                code="rate_limit_exceeded",
+                retry_after=math.ceil(seconds),
             )
 
     def is_own(self, origin: str, host: str) -> bool:

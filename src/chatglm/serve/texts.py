@@ -28,7 +28,7 @@ async def embeddings(request: Request, body: EmbeddingBody) -> Response:
     """A unit vector for each text."""
     registry, served = begin(request, body.model)
     width = served.model.config.hidden_size
-    if body.dimensions not in (None, width):
+    if body.dimensions is not None and body.dimensions > width:
         raise invalid(
             f"{served.name} makes vectors of {width} dimensions, not {body.dimensions}",
             "dimensions",
@@ -36,6 +36,8 @@ async def embeddings(request: Request, body: EmbeddingBody) -> Response:
     prompts = await run_in_threadpool(make_prompts, served, body)
     record_of(request).prompts = prompts
     rows = await unless_gone(request, embed_all(registry, served, prompts))
+    if body.dimensions is not None:
+        rows = [shortened(row, body.dimensions) for row in rows]
     as_text = body.encoding_format == "base64"
     count = sum(len(prompt.tokens) for prompt in prompts)
     return JSONResponse(
@@ -97,6 +99,12 @@ def embed(model: ChatGLM, prompt: Prompt) -> np.ndarray:
     """The mean of a prompt's last hidden states, of length 1: (C,)."""
     hidden = model.hidden(prompt)[0].float()  # (T, C)
     return torch.nn.functional.normalize(hidden.mean(0), dim=0).cpu().numpy()
+
+
+def shortened(row: np.ndarray, width: int) -> np.ndarray:
+    """The first values of a vector, again of length 1."""
+    part = row[:width]
+    return part / max(float(np.linalg.norm(part)), 1e-12)
 
 
 @router.post("/tokenize")
