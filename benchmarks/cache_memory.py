@@ -1,21 +1,28 @@
 """What keys and values cost at a long context: bytes, resident memory, time of attention.
 
     python -m benchmarks.cache_memory [--tokens 32768]
+    python -m benchmarks.cache_memory --conversation 2048 [--format int4]
 
 The shape is ChatGLM3-6B's (28 layers, 32 heads in 2 groups of width 128), one sequence, random
-keys and values. The time is the processor's for one token's attention in all layers.
+keys and values. The time is the processor's for one token's attention in all layers. With
+--conversation: the most that a whole process has resident, weights included, while it reads a
+prompt and replies in so many tokens together.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import torch
 
+from benchmarks.shapes import FORMATS
 from chatglm.generation import native
 from chatglm.generation.blocks import BLOCK_SIZE
 from chatglm.generation.cache import KeyValueStore, PagedBatch, Span
@@ -66,11 +73,33 @@ def measure(name: str, num_tokens: int) -> str:
     return f"{store.token_bytes:,} | {used / 2**20:,.0f} MiB | {1000 * min(times):.0f} ms"
 
 
+def conversation(num_tokens: int, format: str) -> str:
+    """A row of the table of whole processes."""
+    new = 64
+    counts = ["--batch-prompt", str(num_tokens - new - 1), "--batch-new", str(new)]
+    command = [sys.executable, "-m", "benchmarks.own_speed", "--shape", "6B", "--format", format]
+    command += ["--batch", "1", "--repeat", "1", *counts]
+    found = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+    speeds = found["batch 1"]
+    return (
+        f"{format} | {found['peak'] / 1e9:.2f} GB | {speeds['prefill']:.0f} | "
+        f"{speeds['decode']:.1f}"
+    )
+
+
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--conversation", type=int, metavar="TOKENS")
+    parser.add_argument("--format", choices=FORMATS, default="int4")
     args = parser.parse_args()
+    if args.conversation:
+        print(
+            f"| weights | resident at most | tokens/s of the prompt | of the reply |\n|{'---|' * 4}"
+        )
+        print(f"| {conversation(args.conversation, args.format)} |")
+        return
     print(f"| keys and values | bytes a token | resident for {args.tokens:,} | attention a token |")
     print("|---|---|---|---|")
     for name in DTYPES:

@@ -96,6 +96,7 @@ def main() -> int:
     """Print the table; 1 where a way of loading goes beyond its bound."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=28, help="28 is the published depth")
+    parser.add_argument("--kinds", nargs="+", default=["bf16", "int8", "int4"])
     parser.add_argument("--output", help="a JSON file for the figures")
     arguments = parser.parse_args()
     results = {}
@@ -104,7 +105,7 @@ def main() -> int:
         total, largest = write_checkpoint(folder, arguments.layers)
         print(f"{total / 1e9:.2f} GB of bfloat16, the largest tensor {largest / 1e9:.2f} GB\n")
         print(f"| way | weights, GB | peak, GB | bound, GB | seconds | MB/s read |\n|{'---|' * 6}")
-        for kind in ("bf16", "int8", "int4"):
+        for kind in arguments.kinds:
             done = subprocess.run(
                 [sys.executable, "-c", CHILD, str(folder), kind],
                 capture_output=True,

@@ -3,14 +3,14 @@
     python -m benchmarks.own_speed --shape 200M --format int4 --threads 2 [--batch 8]
 
 Prints one JSON object: decode (tokens/s after the first token of a reply to one token), prefill
-(tokens/s of a prompt), batch (of several requests together), bytes read a token, bytes in memory.
+(tokens/s of a prompt), batch (of several requests together), bytes read a token, and the most bytes
+in memory meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -71,6 +71,13 @@ def bandwidth() -> float:
     return best
 
 
+def peak() -> int:
+    """The most bytes that were resident since the weights were there."""
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, object]:
     """The speeds that are asked for, each the median of `repeat` after a warm-up."""
     found: dict[str, object] = {}
@@ -128,10 +135,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     found: dict[str, object] = {"bandwidth": bandwidth()}
     engine = make_engine(arguments)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     found |= measure(engine, arguments)
     found["bytes_read"] = read_bytes(engine.runner.model)
-    statm = Path("/proc/self/statm").read_text("ascii").split()
-    found["resident"] = int(statm[1]) * resource.getpagesize()
+    found["peak"] = peak()
     print(json.dumps(found))
 
 
