@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from chatglm.training.batch import Batch
+from chatglm.training.memory import kept_memory
 from chatglm.training.trainer import Trainer
 
 
@@ -33,15 +34,18 @@ def foresee(trainer: Trainer, planned: list[list[int]], probes: tuple[Batch, Bat
     model, config = trainer.model, trainer.config
     if config.threads:
         torch.set_num_threads(config.threads)
+    before = peak_bytes()
     forget_peak()
     model.train()
     points = []
-    for batch in probes:
-        micro = batch.split(config.micro_rows)[0]
-        once(trainer, micro)  # the first time, memory is asked for
-        started = time.perf_counter()
-        once(trainer, micro)
-        points.append((micro.tokens.numel(), time.perf_counter() - started))
+    with kept_memory():
+        for batch in probes:
+            micro = batch.split(config.micro_rows)[0]
+            once(trainer, micro)  # the first time, memory is asked for
+            started = time.perf_counter()
+            once(trainer, micro)
+            points.append((micro.tokens.numel(), time.perf_counter() - started))
+        trainer.validate(first_only=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     num_trained = sum(p.numel() for p in trained)
     update = seconds_of_update(num_trained)
@@ -56,7 +60,7 @@ def foresee(trainer: Trainer, planned: list[list[int]], probes: tuple[Batch, Bat
     # A checkpoint is written from copies of what is trained and of the optimizer's moments.
     peak = peak_bytes() + moments
     return Foresight(
-        peak_bytes=max(peak, resting_bytes() + 2 * moments),
+        peak_bytes=max(before, peak, resting_bytes() + 2 * moments),
         seconds=seconds,
         num_trainable=num_trained,
         num_parameters=sum(p.numel() for p in model.parameters()),

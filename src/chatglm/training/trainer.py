@@ -262,13 +262,15 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Mean held-out losses in nats per target, by the names of the watches."""
+    def validate(self, *, first_only: bool = False) -> dict[str, float]:
+        """Mean held-out losses in nats per target, by the names of the watches; first_only: of one
+        batch each.
+        """
         self.model.eval()
         found = {}
         for name, watch in self.watches.items():
             total, count = 0.0, 0.0
-            for batch in watch.batches:
+            for batch in watch.batches[:1] if first_only else watch.batches:
                 mine = batch.shared_out(
                     self.group.data_rank, self.group.data_size, together=self.together
                 )
