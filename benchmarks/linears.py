@@ -63,6 +63,13 @@ def weight_of(kind: str, rows: int, columns: int) -> native.Weight:
     return native.packed_weight(weight.to(getattr(torch, kind)))
 
 
+def twin_of(weight: native.Weight) -> native.Weight:
+    """The same weight in other memory."""
+    tensors = tuple(None if t is None else t.clone() for t in weight.tensors)
+    sizes = weight.rows, weight.columns, weight.group, weight.kind
+    return native.made(tensors, *sizes, packed=bool(weight.is_packed))
+
+
 def bytes_of(weight: native.Weight) -> int:
     """Bytes of a weight with its scales."""
     return sum(t.nbytes for t in weight.tensors if t is not None)
@@ -90,17 +97,20 @@ def torch_calls(kind: str, copies: int, rows: int, columns: int, x: Tensor) -> l
     """PyTorch's operator for the format, over copies of a weight."""
     ops, half = torch.ops.aten, x.bfloat16()
     if kind == "int8":
-        whole = [torch.randint(-127, 128, (rows, columns), dtype=torch.int8) for _ in range(copies)]
+        random = torch.randint(-127, 128, (rows, columns), dtype=torch.int8)
+        whole = [random.clone() for _ in range(copies)]
         scale = torch.ones(rows, dtype=torch.bfloat16)
         return [lambda w=w: ops._weight_int8pack_mm(half, w, scale) for w in whole]
     if kind == "int4":
         whole = torch.randint(0, 16, (rows, columns), dtype=torch.int32)
-        packs = [ops._convert_weight_to_int4pack_for_cpu(whole, 1) for _ in range(copies)]
+        packed = ops._convert_weight_to_int4pack_for_cpu(whole, 1)
+        packs = [packed.clone() for _ in range(copies)]
         scales = torch.ones(columns // 32, rows, 2, dtype=torch.bfloat16)
         return [lambda w=w: ops._weight_int4pack_mm_for_cpu(half, w, 32, scales) for w in packs]
     dtype = getattr(torch, kind)
     x = x.to(dtype)
-    weights = [torch.randn(rows, columns).to(dtype) for _ in range(copies)]
+    random = torch.randn(rows, columns).to(dtype)
+    weights = [random.clone() for _ in range(copies)]
     return [lambda w=w: torch.nn.functional.linear(x, w) for w in weights]
 
 
@@ -116,7 +126,7 @@ def measure(name: str, counts: list[int], threads: int, *, beside: bool) -> None
         size = bytes_of(first)
         whole = min(network / (rows * columns) * size, MOST_BYTES)
         copies = max(round(whole / size), 1)
-        weights = [first, *(weight_of(kind, rows, columns) for _ in range(copies - 1))]
+        weights = [first, *(twin_of(first) for _ in range(copies - 1))]
         for count in counts:
             x = torch.randn(count, columns)
             mine = seconds_of([native_call(w, x, threads) for w in weights])

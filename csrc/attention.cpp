@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "linear.h"
 #include "pool.h"
 #include "vector.h"
 
@@ -253,17 +254,6 @@ VERSION(avx2, __attribute__((target("avx2,fma"))))
 VERSION(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))))
 #endif
 
-int best_level() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return 2;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
-#endif
-  return 0;
-}
-
 // Takes pieces until none is left.
 struct Work final : Task {
   const ChatglmAttention* call;
@@ -286,7 +276,7 @@ bool attention_is_wrong(const ChatglmAttention& a) {
          a.width < 1 || a.width > kMostWidth || a.planes < 0 || a.turned < 0 || a.turned % 2 ||
          a.planes * a.turned > a.width || (a.kind != kFloat && a.kind != kBrain) ||
          a.kv_kind < kFloat || a.kv_kind > kByte || a.num_threads < 1 || a.level < 0 ||
-         a.level > best_level();
+         a.level > linear::best_level();
 }
 
 int64_t attention_pieces(const ChatglmAttention& a, std::vector<AttentionPiece>& pieces) {

@@ -8,6 +8,10 @@
 #include "pool.h"
 #include "vector.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace linear {
 
 namespace {
@@ -16,6 +20,8 @@ const Kernels& kernels_of(int level) {
 #if defined(__x86_64__)
   if (level == 2) return avx512_kernels();
   if (level == 1) return avx2_kernels();
+#elif defined(__aarch64__)
+  if (level == 1) return neon_kernels();
 #endif
   (void)level;
   return portable_kernels();
@@ -38,6 +44,10 @@ int best_level() {
       __builtin_cpu_supports("f16c")) {
     return 1;
   }
+#elif defined(__aarch64__) && defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) return 1;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  return 1;  // every one of these has the dot product
 #endif
   return 0;
 }
@@ -66,9 +76,6 @@ void prepare(int kind, const float* row, int64_t i, int64_t m, int64_t columns, 
 }
 
 namespace {
-
-// Float kinds are multiplied in parts of so many units, that their tiles stay in the cache.
-constexpr int64_t kUnits = 16;
 
 // Calls a kernel with all rows of an input, `most` at a time; `part` says the rest.
 template <typename Kernel>
@@ -100,11 +107,11 @@ void pack_tile(const ChatglmWeight& w, int64_t tile, int64_t begin, int64_t end,
   }
 }
 
-// Float kinds, a few tiles and columns at a time, that they stay in the cache for all rows of x;
-// what is not packed is packed on the way.
+// Float kinds, a few tiles and columns at a time (16 KiB, and 8 of a panel), that they stay in the
+// cache for all rows of x; what is not packed is packed on the way.
 void multiply_tiles(const ChatglmWeight& w, const void* input, int64_t m, Part part, int64_t begin,
                     int64_t end, const Kernels& kernels) {
-  constexpr int64_t kTiles = 2, kUnits = 16;
+  constexpr int64_t kTiles = 2, kUnits = 8;
   alignas(64) uint8_t packed[kTiles * kUnits * kStep * kLanes];
   const int64_t units = num_units(w);
   const bool is_large = m > kPanel;
@@ -189,7 +196,8 @@ bool is_wrong(const ChatglmWeight& w) {
 
 extern "C" {
 
-// The best instruction set of this processor that the kernels know: 0 portable, 1 AVX2, 2 AVX-512.
+// The best instruction set of this processor that the kernels know: 0 portable, 1 AVX2 or
+// NEON, 2 AVX-512.
 EXPORT int chatglm_best_level() { return linear::best_level(); }
 
 // Scratch bytes that chatglm_linear needs for m rows.

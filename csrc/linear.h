@@ -53,7 +53,8 @@ void multiply(const ChatglmWeight& weight, const void* input, int64_t m, float* 
 // Row r of W in float32, `columns` numbers: an embedding.
 void read_row(const ChatglmWeight& weight, int64_t r, float* out);
 
-// The best level of this processor: 0 portable, 1 AVX2, 2 AVX-512 with VNNI.
+// The best level of this processor: 0 portable, 1 AVX2, or NEON with the dot product, 2 AVX-512 with
+// VNNI.
 int best_level();
 
 }  // namespace linear

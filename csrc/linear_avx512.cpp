@@ -18,7 +18,8 @@ namespace linear {
 
 namespace {
 
-constexpr int64_t kAhead = 2048;  // bytes of W that are asked for before they are needed
+// Bytes of W that are asked for before they are needed: of one tile, and of each of several.
+constexpr int64_t kFarAhead = 8192, kAhead = 2048;
 
 AVX512_INLINE __m512 load_scales(const uint16_t* from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
@@ -77,7 +78,7 @@ AVX512 void whole_tile(const ChatglmWeight& w, int64_t tile, const Part& part) {
       __m512i steps[8];
       unpack<kBits>(data, steps);
       UNROLL for (int j = 0; j < kBits; ++j) {
-        _mm_prefetch(reinterpret_cast<const char*>(data + kAhead + j * kStep), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(data + kFarAhead + j * kStep), _MM_HINT_T0);
       }
       data += kBits * kStep;
       const uint8_t* x_scale = x + to_scales;

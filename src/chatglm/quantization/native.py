@@ -1,7 +1,8 @@
 """The package's native kernels for linears, where they were built.
 
 They are plain C functions in a shared library that `csrc/linear*.cpp` become; every argument is
-checked here, before native code runs. `CHATGLM_NATIVE=0` leaves them out.
+checked here, before native code runs. `CHATGLM_NATIVE=0` leaves them out; a path takes another
+library.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ WHOLE_KINDS = {8: 2, 4: 3}
 @cache
 def opened() -> ctypes.CDLL | None:
     """The shared library, or None where it was not built or is not wanted."""
-    if os.environ.get("CHATGLM_NATIVE") == "0":
+    wanted = os.environ.get("CHATGLM_NATIVE", "")
+    if wanted == "0":
         return None
+    if wanted not in ("", "1"):
+        return declared(ctypes.CDLL(wanted))
     folder = Path(__file__).parent
     for suffix in EXTENSION_SUFFIXES:
         path = folder / f"_native{suffix}"
@@ -60,6 +64,16 @@ class Weight(ctypes.Structure):
     tensors: tuple[Tensor | None, ...]
 
 
+class Quantize(ctypes.Structure):
+    """ChatglmQuantize of `csrc/quantize.cpp`."""
+
+    _fields_ = [  # noqa: RUF012
+        *((name, ctypes.c_void_p) for name in ("weight", "data", "scales", "zeros")),
+        *((name, ctypes.c_int64) for name in ("rows", "columns", "group")),
+        *((name, ctypes.c_int32) for name in ("kind", "bits")),
+    ]
+
+
 def declared(native: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the types of its functions."""
     whole, pointer, count = ctypes.c_int, ctypes.c_void_p, ctypes.c_int64
@@ -69,6 +83,8 @@ def declared(native: ctypes.CDLL) -> ctypes.CDLL:
     native.chatglm_scratch_bytes.restype = count
     native.chatglm_linear.argtypes = [weight, pointer, count, pointer, pointer, whole, whole]
     native.chatglm_linear.restype = whole
+    native.chatglm_quantize.argtypes = [ctypes.POINTER(Quantize), whole]
+    native.chatglm_quantize.restype = whole
     native.chatglm_row.argtypes = [weight, count, pointer]
     native.chatglm_row.restype = whole
     return native
@@ -200,3 +216,23 @@ def row(weight: Weight, index: int) -> Tensor:
     out = torch.empty(weight.columns)
     native.chatglm_row(ctypes.byref(weight), index, out.data_ptr())
     return out
+
+
+def quantize(
+    weight: Tensor, data: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int
+) -> None:
+    """Fill tiles with the whole numbers of a weight (rows, columns) of float32 or bfloat16; with
+    `zero` they have zero points.
+    """
+    native = opened()
+    assert native is not None
+    rows, columns = weight.shape
+    whole_weight(data, scale, zero, rows=rows, columns=columns, bits=bits, group=group)
+    source = float_weight(weight)
+    zeros = None if zero is None else zero.data_ptr()
+    call = Quantize(
+        source.data, data.data_ptr(), scale.data_ptr(), zeros, rows, columns, group, source.kind,
+        bits,
+    )  # fmt: skip
+    failed = native.chatglm_quantize(ctypes.byref(call), torch.get_num_threads())
+    assert not failed
