@@ -159,12 +159,6 @@ def test_many_texts_are_asked_as_one_batch_with_the_same_results() -> None:
     assert all(summary.text for summary in together)
 
 
-def test_the_stream_is_the_summary() -> None:
-    summarizer = Summarizer()
-    whole = summarizer.summarize(ARTICLE, form="points").text
-    assert "".join(summarizer.stream(ARTICLE, form="points")) == whole
-
-
 def test_wrong_input_is_said_in_a_sentence() -> None:
     summarizer = Summarizer()
     with pytest.raises(InvalidText, match="is empty"):

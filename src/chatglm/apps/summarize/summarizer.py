@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from chatglm.apps.summarize.abstract import Progress, Wording
 from chatglm.apps.summarize.extract import extract
@@ -70,29 +70,6 @@ class Summarizer:
                     on_progress(i + 1, len(tasks))
             return done
         return Wording(self.model).word(tasks, on_progress)
-
-    def stream(
-        self,
-        text: str,
-        *,
-        form: Form = "paragraph",
-        length: int | None = None,
-        points: int = 5,
-        mode: Mode | None = None,
-        seed: int | None = None,
-        on_progress: Progress | None = None,
-    ) -> Iterator[str]:
-        """The summary in pieces that are final: sentence by sentence, or line by line."""
-        summary = self.summarize(
-            text,
-            form=form,
-            length=length,
-            points=points,
-            mode=mode,
-            seed=seed,
-            on_progress=on_progress,
-        )
-        yield from summary.text.splitlines(keepends=True)
 
     def chosen(self, mode: Mode | None) -> Mode:
         """`extractive` or `abstractive`."""
