@@ -22,7 +22,7 @@ WEIGHTS = (6.37, 2.87, 3.4)
 BIAS = -3.57
 DEFAULT_THRESHOLD = 0.4
 LOWEST, HIGHEST = 0.2, 0.5
-NUM_SAMPLES = 150
+NUM_SAMPLES, FEWEST_SAMPLES = 150, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,9 @@ def calibrate(searcher: Searcher, chunks: Sequence[Chunk]) -> Calibration:
             score, found = tried(searcher, wording, Omit(chunk=chunk.id, wording=wording))
             (right if found and found.id == chunk.id else wrong).append(score)
     bounds = [quantile(off_topic, 0.98), quantile(without, 0.75)]
-    threshold = min(max(*bounds, LOWEST), HIGHEST) if without else max(bounds[0], DEFAULT_THRESHOLD)
+    threshold = min(max(*bounds, LOWEST), HIGHEST)
+    if len(without) < FEWEST_SAMPLES:  # too few to tell by
+        threshold = max(threshold, DEFAULT_THRESHOLD)
     known = len(right) + len(wrong)
     return Calibration(
         threshold=round(threshold, 4),
