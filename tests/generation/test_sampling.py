@@ -37,7 +37,7 @@ def chi_square(counts: Counter[int], shares: dict[int, float]) -> float:
         ("top_p", math.nan, "above 0 and at most 1, got nan"),
         ("top_k", -1, "at least 0, got -1"),
         ("min_p", 1.0, "at least 0 and below 1, got 1.0"),
-        ("repetition_penalty", 0.0, "above 0, got 0.0"),
+        ("repetition_penalty", 5e-324, "at least 0.001, got 5e-324"),
         ("presence_penalty", 1e308, "lie between -100 and 100"),
         ("frequency_penalty", math.nan, "lie between -100 and 100, got nan"),
         ("max_new_tokens", 0, "at least 1, got 0"),
@@ -154,3 +154,11 @@ def test_log_probabilities_are_those_of_the_model() -> None:
     logs = logits.log_softmax(-1).tolist()
     assert logprob == pytest.approx(logs[0])
     assert top == pytest.approx({2: logs[2], 1: logs[1]})
+
+
+def test_the_smallest_temperature_is_greedy_and_overflows_nothing() -> None:
+    logits = torch.tensor([300.0, -200.0, 300.5, 299.0])
+    for temperature in (5e-324, 1e-40, 1e-9):
+        sampling = Sampling(temperature=temperature, top_p=0.9, top_k=3, seed=1)
+        sampler = Sampler(sampling, (), torch.device("cpu"))
+        assert sampler.draw(logits, torch.Generator().manual_seed(1)) == 2

@@ -15,7 +15,7 @@ def check(case: object) -> None:
         response = case.call(timeout=10)  # type: ignore[attr-defined]
     except requests.exceptions.Timeout:  # a machine that slept is no hang: what hangs does so again
         response = case.call(timeout=10)  # type: ignore[attr-defined]
-    assert response.status_code < 500
+    assert response.status_code < 500, (response.request.url, response.request.body, response.text)
     if response.status_code >= 400:
         error = response.json()["error"]
         assert set(error) == {"message", "type", "param", "code"}

@@ -100,6 +100,8 @@ class Sampling:
             )
 
 
+COLDEST = 1e-5
+"""Below this temperature nothing changes any more but that scores would overflow."""
 _RULES: dict[str, tuple[Callable[[float], bool], str, str]] = {
     "temperature": (
         lambda x: 0 <= x < math.inf,
@@ -109,7 +111,7 @@ _RULES: dict[str, tuple[Callable[[float], bool], str, str]] = {
     "top_k": (lambda x: x >= 0, "be at least 0", "use 0 to keep all tokens"),
     "top_p": (lambda x: 0 < x <= 1, "be above 0 and at most 1", "use 1 to keep all tokens"),
     "min_p": (lambda x: 0 <= x < 1, "be at least 0 and below 1", "use 0 to keep all tokens"),
-    "repetition_penalty": (lambda x: 0 < x < math.inf, "be above 0", "use 1 for none"),
+    "repetition_penalty": (lambda x: 0.001 <= x < math.inf, "be at least 0.001", "use 1 for none"),
     "presence_penalty": (lambda x: -100 <= x <= 100, "lie between -100 and 100", "use 0 for none"),
     "frequency_penalty": (lambda x: -100 <= x <= 100, "lie between -100 and 100", "use 0 for none"),
     "max_new_tokens": (lambda x: x >= 1, "be at least 1", "leave it out to fill the context"),
@@ -209,7 +211,7 @@ class Sampler:
     def draw(self, logits: Tensor, generator: torch.Generator) -> int:
         """One token from softmax(logits / temperature), cut by top_k, min_p and top_p."""
         s = self.sampling
-        logits = torch.nan_to_num(logits, nan=-torch.inf) / s.temperature
+        logits = torch.nan_to_num(logits, nan=-torch.inf) / max(s.temperature, COLDEST)
         ids: Tensor | None = None
         if 0 < s.top_k < len(logits):
             logits, ids = logits.topk(s.top_k)
