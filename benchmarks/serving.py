@@ -107,13 +107,13 @@ async def client(port: int, model: str, number: int, rounds: int, num_tokens: in
             body |= {"ignore_eos": True, "repetition_penalty": 1}
         else:
             body |= {"logit_bias": {}, "repeat_penalty": 1.0}
-        start, first, pieces = time.perf_counter(), None, 0
+        start, first, finish = time.perf_counter(), None, None
         async for event in wire.events(port, "/v1/completions", body):
             first = first or time.perf_counter() - start
             choices = event["choices"]
             assert isinstance(choices, list)
-            pieces += bool(choices and choices[0]["text"])
-        assert pieces, "no text came"
+            finish = choices[0]["finish_reason"] or finish
+        assert finish == "length", f"a reply ended by {finish}: not all are of equal length"
         firsts.append(first or 0.0)
     return firsts
 
