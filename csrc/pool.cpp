@@ -3,9 +3,9 @@
 
 #include "pool.h"
 
-#include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -42,7 +42,7 @@ class Pool {
       busy_.fetch_sub(wanted_);
       wanted_ = 0;
     }
-    while (busy_.load() > 0) PAUSE();
+    wait_until([this] { return busy_.load() <= 0; });
   }
 
  private:
@@ -81,7 +81,31 @@ class Pool {
   int wanted_ = 0;
 };
 
+// When this thread goes on alone. A thread that has lost its processor comes back after some
+// milliseconds, which is many calls of a small network; so a call that was held up for a good part
+// of its time is followed by a while without others, and the while doubles where that recurs.
+class Patience {
+ public:
+  bool is_alone(Clock::time_point now) const { return now < until_; }
+
+  void judge(Clock::time_point begin, Clock::time_point end) {
+    if (held_up * 5 > (end - begin) * 2) {
+      while_ = end - last_ > kForgets ? kLeast : std::min(2 * while_, kMost);
+      last_ = end;
+      until_ = end + while_;
+    }
+  }
+
+ private:
+  static constexpr Clock::duration kLeast = std::chrono::milliseconds(20);
+  static constexpr Clock::duration kMost = std::chrono::milliseconds(640);
+  static constexpr Clock::duration kForgets = std::chrono::seconds(2);
+  Clock::duration while_ = kLeast;
+  Clock::time_point last_{}, until_{};
+};
+
 std::mutex one_call;
+Patience patience;
 Pool* pool = nullptr;
 pid_t pool_owner = 0;
 
@@ -94,9 +118,16 @@ void run_in_parallel(Task& task, int num_threads) {
     return;
   }
   std::lock_guard<std::mutex> lock(one_call);
+  const Clock::time_point begin = Clock::now();
+  if (patience.is_alone(begin)) {
+    task.run();
+    return;
+  }
   if (pool == nullptr || pool_owner != getpid() || pool->helpers() < helpers) {
     pool = new Pool(helpers);  // an earlier one is left to its sleeping threads
     pool_owner = getpid();
   }
+  held_up = {};
   pool->run(task, helpers);
+  patience.judge(begin, Clock::now());
 }

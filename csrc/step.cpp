@@ -8,8 +8,6 @@
 // The stream, norms, attention and activations are float32; products are what their weights are.
 // A token's results do not depend on the tokens that are computed with it.
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -333,13 +331,7 @@ struct Forward final : Task {
         ++mine;
       }
       if (mine) counter.done.fetch_add(mine, std::memory_order_release);
-      for (int spin = 0; counter.done.load(std::memory_order_acquire) < phase.pieces; ++spin) {
-        if (spin < 1000) {
-          PAUSE();
-        } else {
-          sched_yield();
-        }
-      }
+      wait_until([&] { return counter.done.load(std::memory_order_acquire) >= phase.pieces; });
     }
   }
 
