@@ -41,7 +41,14 @@ def test_a_saved_model_is_the_same_and_saves_the_same_bytes(
     assert list(before) == list(after)
     for name, tensor in before.items():
         assert after[name].dtype == tensor.dtype
-        assert torch.equal(after[name], tensor)
+        owner, _, leaf = name.rpartition(".")
+        module, other = (x.model.get_submodule(owner) for x in (made, again))
+        if isinstance(module, QuantizedLinear) and isinstance(other, QuantizedLinear):
+            # What fills the tiles up beyond rows and columns is nobody's.
+            wanted, got = (m.dequantized(torch.float32) for m in (module, other))
+            assert torch.equal(got, wanted), leaf
+        else:
+            assert torch.equal(after[name], tensor)
     twice = save(again, tmp_path / "twice")
     for path in folder.iterdir():
         assert (twice / path.name).read_bytes() == path.read_bytes()
