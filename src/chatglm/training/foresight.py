@@ -36,16 +36,17 @@ def foresee(trainer: Trainer, planned: list[list[int]], probes: tuple[Batch, Bat
         torch.set_num_threads(config.threads)
     before = peak_bytes()
     forget_peak()
-    model.train()
     points = []
     with kept_memory():
+        # First, since what is in pieces goes back into them after a gradient only.
+        trainer.validate(first_only=True)
+        model.train()
         for batch in probes:
             micro = batch.split(config.micro_rows)[0]
             once(trainer, micro)  # the first time, memory is asked for
             started = time.perf_counter()
             once(trainer, micro)
             points.append((micro.tokens.numel(), time.perf_counter() - started))
-        trainer.validate(first_only=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     num_trained = sum(p.numel() for p in trained)
     update = seconds_of_update(num_trained)

@@ -62,8 +62,11 @@ def plain_head(model: Network) -> Tensor | None:
     if not isinstance(network, Transformer):
         return None
     module = network.embedding if network.config.tied else network.head
-    is_plain = type(module) in (nn.Embedding, nn.Linear) and not is_sharded(module.weight)
-    return module.weight if is_plain else None
+    is_plain = type(module) in (nn.Embedding, nn.Linear)
+    is_whole = is_plain and len(module.weight) == network.config.vocab_size
+    # Between forward and backward the head of a network in pieces is whole, its layers are not.
+    is_whole = is_whole and not any(is_sharded(parameter) for parameter in network.parameters())
+    return module.weight if is_whole else None
 
 
 def chunked(chunk: int) -> Objective:
