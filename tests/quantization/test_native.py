@@ -229,3 +229,9 @@ def test_gradients_go_through_the_weight_in_full() -> None:
     torch.testing.assert_close(
         x.grad, linear.dequantized(torch.float32).sum(0).expand(3, 70), rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_library_of_another_version_is_named() -> None:
+    library = native.Kernels(None)  # this process, which has none of the kernels' functions
+    with pytest.raises(RuntimeError, match="no chatglm_forward: it was built for another version"):
+        _ = library.chatglm_forward

@@ -48,7 +48,7 @@ class Arguments(ctypes.Structure):
 def kernel() -> Callable[[object], int] | None:
     """The native function, or None where it was not built or is not wanted."""
     library = native.opened()
-    if library is None or not hasattr(library, "chatglm_attention"):
+    if library is None:
         return None
     function: Callable[[object], int] = library.chatglm_attention
     library.chatglm_attention.argtypes = [ctypes.POINTER(Arguments)]

@@ -13,6 +13,7 @@ import warnings
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,21 @@ FLOAT_KINDS = {torch.float32: 0, torch.bfloat16: 1}
 WHOLE_KINDS = {8: 2, 4: 3}
 
 
+class Kernels(ctypes.CDLL):
+    """The shared library; a RuntimeError where it was built from another version's sources."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if not name.startswith("chatglm_"):
+                raise
+            raise RuntimeError(
+                f"{self._name} has no {name}: it was built for another version of the package; "
+                "install the package again, or set CHATGLM_NATIVE=0 to run without it"
+            ) from error
+
+
 @cache
 def opened() -> ctypes.CDLL | None:
     """The shared library, or None where it was not built or is not wanted."""
@@ -31,12 +47,12 @@ def opened() -> ctypes.CDLL | None:
     if wanted == "0":
         return None
     if wanted not in ("", "1"):
-        return declared(ctypes.CDLL(wanted))
+        return declared(Kernels(wanted))
     folder = Path(__file__).parent
     for suffix in EXTENSION_SUFFIXES:
         path = folder / f"_native{suffix}"
         if path.is_file():
-            return declared(ctypes.CDLL(str(path)))
+            return declared(Kernels(str(path)))
     return None
 
 

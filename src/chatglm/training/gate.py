@@ -28,7 +28,7 @@ class Arguments(ctypes.Structure):
 def kernel() -> Callable[[object], int] | None:
     """The native function, or None where it was not built or is not wanted."""
     library = native.opened()
-    if library is None or not hasattr(library, "chatglm_gate"):
+    if library is None:
         return None
     function: Callable[[object], int] = library.chatglm_gate
     library.chatglm_gate.argtypes = [ctypes.POINTER(Arguments)]
