@@ -36,6 +36,7 @@ class Terminal:
                 "LC_ALL": "C.UTF-8",
                 "TERM": "dumb",
                 "OMP_NUM_THREADS": "1",
+                "CHATGLM_NATIVE": "0",  # else a reply is over before it can be stopped
             },
         )
         os.close(slave)
