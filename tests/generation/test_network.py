@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from chatglm.config import ModelConfig
 from chatglm.generation import network
 from chatglm.generation.cache import KeyValueStore, SequenceCache, Span
+from chatglm.generation.engine import Engine
 from chatglm.generation.network import Network
+from chatglm.generation.sampling import Sampling
 from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.prompt import Prompt, positions
@@ -108,6 +111,18 @@ def test_quantized_linears_are_those_of_the_modules(tiny: Tiny, bits: int) -> No
     hidden, wanted = read(model, prompt, [0], torch.float32), expected(model, prompt)
     # A rounding of an input that falls the other way is worth 1/127 of its group's largest.
     assert torch.nn.functional.cosine_similarity(hidden, wanted).min() > 0.999
+
+
+def test_a_width_that_fills_no_tiles_is_left_to_the_modules() -> None:
+    torch.manual_seed(0)
+    sizes = {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
+    config = ModelConfig(**sizes, ffn_size=40, vocab_size=96, max_length=64)
+    model = Transformer(config).eval()
+    assert not network.can_run(model)
+    engine = Engine(model)
+    prompt = Prompt(tokens=(1, 2, 3))
+    replies = [o.token for o in engine.stream(prompt, Sampling(temperature=0, max_new_tokens=4))]
+    assert len(replies) == 4
 
 
 def test_a_token_that_is_no_word_is_refused(tiny: Tiny) -> None:

@@ -80,6 +80,7 @@ def can_run(model: Transformer) -> bool:
     config = model.config
     return (
         functions() is not None
+        and config.ffn_size % 16 == 0  # gate and value both begin with a tile
         and all(
             type(layer) is Layer
             and type(layer.attention) is Attention
@@ -87,7 +88,7 @@ def can_run(model: Transformer) -> bool:
             and all(has_weight(part) for part in products_of(layer))
             for layer in model.layers
         )
-        and (config.tied or has_weight(model.head))
+        and has_weight(model.embedding if config.tied else model.head)
     )
 
 
