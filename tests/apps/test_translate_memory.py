@@ -23,8 +23,9 @@ EN_ZH = Direction("en", "zh")
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Memory]:
-    with closing(Memory(tmp_path / "memory.sqlite")) as memory:
+def memory(location: str) -> Iterator[Memory]:
+    """An empty memory in each database."""
+    with closing(Memory(location)) as memory:
         yield memory
 
 
@@ -75,6 +76,15 @@ def test_two_chinese_characters_are_enough_to_find_a_text(memory: Memory) -> Non
     assert memory.fuzzy("退货运费？", Direction("zh", "en"), "model", 0.8) is not None
 
 
+def test_a_long_text_is_remembered_too(memory: Memory) -> None:
+    text = " ".join(f"word{i * 7919 % 10007}" for i in range(600))
+    memory.add([(text, "长文")], EN_ZH, "model")
+    found = memory.exact(text, EN_ZH, "model")
+    assert found is not None
+    assert found.target == "长文"
+    assert memory.fuzzy(f"{text} more", EN_ZH, "model", 0.9) is not None
+
+
 def test_a_small_model_reuses_the_similar_and_a_large_one_is_shown_it(memory: Memory) -> None:
     known = ("Please restart the computer to finish the update.", "请重启电脑以完成更新。")
     memory.add([known], EN_ZH, "human")
@@ -97,23 +107,22 @@ def test_what_people_translated_is_known_in_both_directions(memory: Memory) -> N
 def test_a_file_that_is_no_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.sqlite"
     path.write_bytes(b"not a database, but long enough to look at" * 50)
-    with pytest.raises(ValueError, match="is no translation memory"):
+    with pytest.raises(ValueError, match="cannot be opened as a SQLite file"):
         Memory(path)
 
 
-def test_two_processes_write_one_memory(tmp_path: Path) -> None:
+def test_two_processes_write_one_memory(location: str) -> None:
     code = (
         "import sys; from chatglm.apps.translate import Memory\n"
         "from chatglm.apps.translate.direction import Direction\n"
         "m = Memory(sys.argv[1])\n"
         "for i in range(60): m.add([(f'{sys.argv[2]} text {i}', 'x')], Direction('en', 'zh'), 'm')"
     )
-    path = tmp_path / "m.sqlite"
     running = [
-        subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in ("a", "b")
+        subprocess.Popen([sys.executable, "-c", code, location, name]) for name in ("a", "b")
     ]
     assert [process.wait() for process in running] == [0, 0]
-    with closing(Memory(path)) as memory:
+    with closing(Memory(location)) as memory:
         assert len(memory) == 120
 
 

@@ -123,8 +123,3 @@ def write_text(path: str | os.PathLike[str], text: str, newline: str = "\n") -> 
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def home() -> Path:
-    """Where data of the user's lies: CHATGLM_HOME, else `~/.chatglm`."""
-    return Path(os.environ.get("CHATGLM_HOME") or Path.home() / ".chatglm")

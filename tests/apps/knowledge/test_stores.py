@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+import subprocess
+import sys
 import threading
+from contextlib import closing
+from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -193,3 +199,96 @@ def test_both_databases_rank_alike(postgres: str, tmp_path: object) -> None:
         )
         one.close()
     assert found[0] == found[1]
+
+
+OPENER = """
+import sys
+from contextlib import closing
+from chatglm.apps.knowledge.store import open_store
+from chatglm.apps.support.desk import Desk
+from chatglm.apps.translate import Memory
+from chatglm.apps.translate.direction import Direction
+print("ready", flush=True)
+for place in map(str.strip, sys.stdin):
+    with (
+        closing(open_store(place)) as store,
+        closing(Desk(place)) as desk,
+        closing(Memory(place)) as memory,
+    ):
+        store.set(sys.argv[1], 1)
+        desk.session(sys.argv[1])
+        memory.add([(sys.argv[1], "x")], Direction("en", "zh"), "model")
+    print("done", flush=True)
+"""
+
+
+def test_many_processes_make_and_open_one_base_at_once(location: str) -> None:
+    names = [f"p{i}" for i in range(6)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENER, name], stdin=PIPE, stdout=PIPE, text=True, bufsize=1
+        )
+        for name in names
+    ]
+    pipes = [(p.stdin, p.stdout) for p in running if p.stdin is not None and p.stdout is not None]
+    places = [sibling(location, number) for number in range(12)]
+    assert [answer.readline() for _, answer in pipes] == ["ready\n"] * 6
+    for place in places:  # nothing is there yet, and all come at once
+        for order, _ in pipes:
+            order.write(f"{place}\n")
+        assert [answer.readline() for _, answer in pipes] == ["done\n"] * 6
+    for order, answer in pipes:
+        order.close()
+        answer.close()
+    assert [process.wait() for process in running] == [0] * 6
+    for place in places:
+        with closing(open_store(place)) as store:
+            assert store.check() == "ok"
+            for table in ("setting", "session", "unit"):
+                assert store.database.rows(f"SELECT count(*) FROM {table}") == [(6,)]
+            store.database.drop()
+
+
+def sibling(location: str, number: int) -> str:
+    """Another place beside one."""
+    if location.endswith(".sqlite"):
+        return f"{location.removesuffix('.sqlite')}{number}.sqlite"
+    return f"{location}_{number}"
+
+
+def test_a_base_that_another_process_holds_is_called_busy_and_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatglm.apps.knowledge.sqlite.BUSY_SECONDS", 0.05)
+    path = str(tmp_path / "a.sqlite")
+    with closing(open_store(path)) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(TimeoutError, match=r"busy.*nothing of the base is damaged"):
+                store.set("a", 1)
+            with pytest.raises(TimeoutError, match="busy"), store.database.transaction():
+                pytest.fail("two writers at once")
+            with pytest.raises(TimeoutError, match="busy"):
+                open_store(path)
+            other.execute("COMMIT")
+        store.set("a", 1)
+        assert store.setting("a") == 1
+
+
+def test_a_base_that_another_process_is_just_making_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")  # no log yet: SQLite refuses the change to it at once
+        waits: list[float] = []
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == 3:
+                other.execute("COMMIT")
+
+        monkeypatch.setattr("chatglm.apps.knowledge.sqlite.time.sleep", wait)
+        with closing(open_store(str(path))) as store:
+            assert store.check() == "ok"
+        assert len(waits) == 3

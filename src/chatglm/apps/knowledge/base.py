@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -93,11 +94,12 @@ class KnowledgeBase:
         if "://" not in location and Path(location).exists():
             raise ValueError(f"there is a knowledge base {name} already; add to it, or remove it")
         store = open_store(location)
-        if store.setting("vectors") is not None:
-            store.close()
-            raise ValueError(f"there is a knowledge base {name} already; add to it, or remove it")
-        store.set("vectors", {"kind": vectors, "model": model_name, "url": url})
-        store.close()
+        with closing(store), store.database.transaction():
+            if store.setting("vectors") is not None:
+                raise ValueError(
+                    f"there is a knowledge base {name} already; add to it, or remove it"
+                )
+            store.set("vectors", {"kind": vectors, "model": model_name, "url": url})
         return KnowledgeBase(name, model=model)
 
     # What is in it

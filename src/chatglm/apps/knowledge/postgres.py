@@ -61,7 +61,11 @@ class PostgresDatabase(Database):
         self.local = threading.local()
         self.connections: list[psycopg.Connection[Row]] = []
         self.lock = threading.Lock()
-        self.rows(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"')
+        with self.transaction():
+            self.rows(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"')
+        # This connection began without the schema and may take `public` for the first of its path
+        # until it hears that another process has made it.
+        self.rows(f'SET search_path = "{self.schema}", public')
 
     @property
     def connection(self) -> psycopg.Connection[Row]:
@@ -129,8 +133,9 @@ class PostgresStore(SqlStore):
 
     def create_index(self) -> None:
         """The table of terms."""
-        for statement in _INDEX.split(";"):
-            self.database.rows(statement)
+        with self.database.transaction():
+            for statement in _INDEX.split(";"):
+                self.database.rows(statement)
         self.has_pgvector = self.prepare_pgvector()
 
     def prepare_pgvector(self) -> bool:

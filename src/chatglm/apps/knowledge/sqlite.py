@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from chatglm.apps.knowledge.records import EVERYTHING, Filter, Scored
 from chatglm.apps.knowledge.store import SqlStore
 
 BUSY_SECONDS = 60
+RETRY_SECONDS = 0.01
 _FULL_TEXT = (
     "CREATE VIRTUAL TABLE IF NOT EXISTS word USING fts5(terms, tokenize='unicode61')",
     "CREATE VIRTUAL TABLE IF NOT EXISTS word_row USING fts5vocab(word, row)",
@@ -44,41 +46,78 @@ class SqliteDatabase(Database):
         return found
 
     def connect(self) -> sqlite3.Connection:
-        """A new connection; ValueError where the file is no database."""
+        """A new connection; ValueError where the file is no database, TimeoutError where it is
+        busy.
+        """
         try:
             connection = sqlite3.connect(
                 self.location, BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA foreign_keys = ON")
+            try:
+                self.keep_log(connection)
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute("PRAGMA foreign_keys = ON")
+            except BaseException:
+                connection.close()
+                raise
         except sqlite3.DatabaseError as error:
+            if is_busy(error):
+                raise self.busy() from error
             raise ValueError(
                 f"{self.location} cannot be opened as a SQLite file ({error}); check its name and "
                 "its directory's permissions"
             ) from error
         return connection
 
+    def keep_log(self, connection: sqlite3.Connection) -> None:
+        """Write ahead from now on. SQLite does not wait for others when it changes to the log, it
+        says at once that the file is locked: processes that make a base together ask again.
+        """
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > until:
+                    raise
+            time.sleep(RETRY_SECONDS)
+
+    def busy(self) -> TimeoutError:
+        """What to say of a file that others held for all the time one waits."""
+        return TimeoutError(
+            f"{self.location} is busy: another process has kept it locked for {BUSY_SECONDS} s; "
+            "wait for that process or end it, then try again (nothing of the base is damaged)"
+        )
+
     def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         """What a statement gives."""
-        return self.connection.execute(statement, values).fetchall()
+        try:
+            return self.connection.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
+                raise self.busy() from error
+            raise
 
     def many(self, statement: str, values: Sequence[Sequence[object]]) -> None:
         """Run a statement once for each row of values."""
-        self.connection.executemany(statement, values)
+        try:
+            self.connection.executemany(statement, values)
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
+                raise self.busy() from error
+            raise
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing; the write lock is taken at the start, so that it never fails midway."""
-        connection = self.connection
-        connection.execute("BEGIN IMMEDIATE")
+        self.rows("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
-            connection.execute("ROLLBACK")
+            self.connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
+        self.rows("COMMIT")
 
     def close(self) -> None:
         """Give all connections back."""
@@ -99,14 +138,20 @@ class SqliteDatabase(Database):
         return str(self.rows("PRAGMA integrity_check(1)")[0][0])
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether others hold the file, and nothing is wrong with it."""
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 class SqliteStore(SqlStore):
     """The store in one file."""
 
     def create_index(self) -> None:
         """The full-text tables."""
         try:
-            for statement in _FULL_TEXT:
-                self.database.rows(statement)
+            with self.database.transaction():
+                for statement in _FULL_TEXT:
+                    self.database.rows(statement)
         except sqlite3.OperationalError as error:
             if "fts5" not in str(error):
                 raise

@@ -10,7 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, cast
 
-from chatglm.apps.text_file import InvalidText, home
+from chatglm.apps.knowledge.home import home
+from chatglm.apps.text_file import InvalidText
 
 Kind = Literal["prose", "verse", "couplet", "rewrite"]
 KINDS = ("prose", "verse", "couplet", "rewrite")
