@@ -3,12 +3,12 @@
     python -m benchmarks.training_throughput [--method full lora] [--length 256 1024 0] [--compiled]
 
 A GLM-4 of random weights (by default 6 layers of 512, 8,192 words) learns the same examples of
-chance tokens by this package and by transformers' Trainer on its own `GlmForCausalLM` (LoRA:
-PEFT), in bfloat16 autocast, both as they come. Length 0 is examples of unequal lengths, as
-conversations have them (log-normal, the middle one of 150 tokens, at most 1,024); padding then
-counts as time and not as tokens. Each runs in a process of its own, in turns, so that neither has
-the quieter minute. Printed are the tokens a second of the best turn without its first two steps,
-peak memory, the last loss, and the ratio.
+chance tokens by this package and by transformers' Trainer on its own `GlmForCausalLM` (LoRA: PEFT),
+in bfloat16 autocast, both as they come (`--optimizer adamw8bit`: moments of 8 bits on both sides).
+Length 0 is examples of unequal lengths, as conversations have them (log-normal, the middle one of
+150 tokens, at most 1,024); padding then counts as time and not as tokens. Each runs in a process of
+its own, in turns, so that neither has the quieter minute. Printed are the tokens a second of the
+best turn without its first two steps, peak memory, the last loss, and the ratio.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SHAPE = {
     "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 8192, "max_position_embeddings": 2048,
     "attention_bias": True, "tie_word_embeddings": False, "pad_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw8bit": "adamw_bnb_8bit"}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"]
 
 
@@ -66,7 +67,7 @@ def chance_texts(count: int, length: int) -> list[np.ndarray]:
 
 
 def ours(
-    folder: Path, method: str, texts: list[np.ndarray], batch: int, *, compiled: bool
+    folder: Path, method: str, texts: list[np.ndarray], batch: int, args: argparse.Namespace
 ) -> list[float]:
     """Seconds of each step, and the last loss."""
     from chatglm import checkpoint
@@ -97,11 +98,11 @@ def ours(
     network = put_on(loaded, config)
     items = [(causal_example(text[:-1], int(text[-1])),) for text in texts]
     epochs = Epochs(items, shares_of([len(items)], [None]), rows=batch, seed=0)
-    optim = OptimConfig(kind="adamw", lr=1e-4, warmup_steps=0, weight_decay=0.0)
+    optim = OptimConfig(kind=args.optimizer, lr=1e-4, warmup_steps=0, weight_decay=0.0)
     loop = LoopConfig(
         output=output, optim=optim, steps=len(texts) // batch, batch_rows=batch,
-        micro_rows=batch, precision="bfloat16", loss_chunk=config.loss_chunk, compiled=compiled,
-        log_steps=1,
+        micro_rows=batch, precision="bfloat16", loss_chunk=config.loss_chunk,
+        compiled=args.compiled, log_steps=1,
     )  # fmt: skip
     source = Batches(epochs, loaded.config, 0, {})
     Timed(loop, network, source, chunked(loop.loss_chunk), trained_only=method == "lora").run()
@@ -109,7 +110,7 @@ def ours(
 
 
 def theirs(
-    folder: Path, method: str, texts: list[np.ndarray], batch: int, *, compiled: bool
+    folder: Path, method: str, texts: list[np.ndarray], batch: int, args: argparse.Namespace
 ) -> list[float]:
     """Seconds of each step, and the last loss."""
     warnings.simplefilter("ignore")
@@ -146,14 +147,15 @@ def theirs(
         {"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)}
         for row in map(torch.from_numpy, texts)
     ]
-    arguments = transformers.TrainingArguments(
+    settings = transformers.TrainingArguments(
         output_dir=str(folder / "theirs"), per_device_train_batch_size=batch, num_train_epochs=1,
         learning_rate=1e-4, lr_scheduler_type="constant", bf16=True, use_cpu=True, report_to=[],
-        save_strategy="no", torch_compile=compiled, logging_steps=1, disable_tqdm=True,
+        optim=OPTIMIZERS[args.optimizer], save_strategy="no",
+        torch_compile=args.compiled, logging_steps=1, disable_tqdm=True,
         dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = transformers.Trainer(
-        model=model, args=arguments, train_dataset=data, callbacks=[Clock()], data_collator=padded
+        model=model, args=settings, train_dataset=data, callbacks=[Clock()], data_collator=padded
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -170,6 +172,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
     parser.add_argument("--compiled", action="store_true", help="torch.compile on both sides")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -206,7 +209,7 @@ def measure(args: argparse.Namespace, method: str, length: int) -> dict[str, flo
     rows = args.tokens // length if length else args.rows
     texts = chance_texts(args.steps * rows, length)
     run = ours if args.side == "ours" else theirs
-    *seconds, loss = run(args.folder, method, texts, rows, compiled=args.compiled)
+    *seconds, loss = run(args.folder, method, texts, rows, args)
     # The first steps ask for memory, and compile.
     share = 1 - 2 / args.steps if length else 1.0
     counted = seconds[2:] if length else seconds
@@ -221,7 +224,7 @@ def in_process(
     """What `measure` gives in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.training_throughput", "--side", side]
     command += ["--folder", folder, "--method", method, "--length", str(length)]
-    for name in ("tokens", "rows", "steps", "threads"):
+    for name in ("tokens", "rows", "steps", "threads", "optimizer"):
         command += [f"--{name}", str(getattr(args, name))]
     command += ["--compiled"] if args.compiled else []
     done = subprocess.run(

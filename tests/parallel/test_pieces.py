@@ -137,7 +137,7 @@ def test_what_cannot_be_shared_out_is_said(team: Team, recipe: str, tmp_path: Pa
         (4, ["tensor_parallel=4"], "tensor_parallel 4 does not divide num_kv_heads 2"),
         (3, ["tensor_parallel=2"], "tensor_parallel is 2 and there are 3 processes"),
         (2, ["tensor_parallel=2", "shard=true"], "shard needs at least 4 processes"),
-        (2, ["tensor_parallel=2", "optim.kind=muon"], "muon orthogonalizes whole matrices"),
+        (2, ["tensor_parallel=2", "optim.kind=muon"], "muon works on whole matrices"),
     ):
         team.start(size, "train", recipe, f"output={tmp_path / 'run'}", *more)
         assert set(team.statuses()) == {1}

@@ -67,10 +67,12 @@ def test_llama_factorys_names_are_understood(
 ) -> None:
     more = ["--lora_rank", "2", "--per_device_train_batch_size", "3", "--finetuning_type", "lora"]
     more += ["--stage", "sft", "--template", "chatglm3", "--do_train", "true"]
+    more += ["--optim", "adamw_torch"]
     assert main([*command, *more, "--learning_rate", "1e-3", "--dry_run"]) == 0
     err = capsys.readouterr().err
     assert "--per_device_train_batch_size is --batch-size here" in err
     assert "--stage sft is --objective sft here" in err
+    assert "--optim adamw_torch is --optimizer adamw here" in err
     assert "--template is not needed here" in err
     assert "of 3 × 1 examples" in err
     assert "lr 0.001" in err

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -58,15 +59,17 @@ def make_trainer(
     lr: float = 1e-2,
     patience: int = 0,
     recompute: bool = False,
+    shape: ModelConfig = SHAPE,
+    kind: Literal["muon", "adamw", "adamw8bit"] = "muon",
 ) -> Trainer:
     config = TrainConfig(
-        output=str(output), tokenizer="", sources=(SourceConfig(path=""),), model=SHAPE,
-        optim=OptimConfig(lr=lr, warmup_steps=2, decay_steps=4), steps=steps, length=16,
+        output=str(output), tokenizer="", sources=(SourceConfig(path=""),), model=shape,
+        optim=OptimConfig(kind=kind, lr=lr, warmup_steps=2, decay_steps=4), steps=steps, length=16,
         batch_rows=8, micro_rows=micro, precision="float32", log_steps=1, save_steps=1, keep=3,
         validate_steps=2 if patience else 250, patience=patience, keep_best=patience > 0,
         recompute=recompute,
     )  # fmt: skip
-    model = Transformer(SHAPE)
+    model = Transformer(shape)
     initialize(model, seed=1)
     return Trainer(config, model, Counting(), next_word_loss, validation=[Counting().next_batch(4)])
 

@@ -32,7 +32,6 @@ _ALIASES = {
     "pre_seq_len": "prefix_length",
     "resume_from_checkpoint": "resume",
     "early_stopping_steps": "patience",
-    "optim": "optimizer",
 }
 
 # LLaMA-Factory's flags whose values are called otherwise here: the setting and its values.
@@ -42,6 +41,16 @@ _VALUES: dict[str, tuple[str, dict[str, str]]] = {
         {"sft": "sft", "pt": "sft", "dpo": "dpo", "kto": "kto", "rm": "reward"},
     ),
     "quantization_bit": ("quantize", {"4": "int4", "8": "int8"}),
+    "optim": (
+        "optimizer",
+        {
+            "adamw_torch": "adamw",
+            "adamw_torch_fused": "adamw",
+            "adamw_8bit": "adamw8bit",
+            "adamw_bnb_8bit": "adamw8bit",
+            "muon": "muon",
+        },
+    ),
     "bf16": ("precision", {"true": "bfloat16", "True": "bfloat16", "false": "float32"}),
 }
 # And those that ask for what happens here anyway.
@@ -180,7 +189,8 @@ def add_how(group: argparse._ArgumentGroup) -> None:
     add(group, "batch-size", say("examples at once (default: 4)", "每次样例数，默认 4"), type=int)
     add(group, "grad-accum", say("of those a step (default: 4)", "梯度累积，默认 4"), type=int)
     add(group, "lr", say("default: fits method and width", "默认随方法与宽度而定"), type=float)
-    add(group, "optimizer", say("adamw or muon", "优化器"), choices=("adamw", "muon"))
+    kinds = ("adamw", "adamw8bit", "muon")
+    add(group, "optimizer", say("default: adamw", "优化器，默认 adamw"), choices=kinds)
     schedules = ("cosine", "linear", "constant")
     add(group, "schedule", say("of the rate", "学习率变化"), choices=schedules)
     add(group, "warmup-ratio", say("default: 0.03", "默认 0.03"), type=float)

@@ -49,11 +49,11 @@ class OptimConfig:
     in a straight line or as a cosine.
 
     kind: `muon` updates matrices by Muon (torch.optim.Muon) and the rest by AdamW; `adamw` all by
-        AdamW.
+        AdamW; `adamw8bit` keeps the matrices' moments in 8 bits (bitsandbytes).
     lr: of matrices; `embedding_lr` of everything else (None: the same).
     """
 
-    kind: Literal["muon", "adamw"] = "muon"
+    kind: Literal["muon", "adamw", "adamw8bit"] = "muon"
     lr: float = 4e-3
     embedding_lr: float | None = None
     weight_decay: float = 0.1

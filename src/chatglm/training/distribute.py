@@ -16,9 +16,9 @@ def distribute(model: Network, config: LoopConfig, group: Group) -> None:
     """
     if config.recompute:
         recompute(model)
-    if (config.shard or config.tensor_parallel > 1) and config.optim.kind == "muon":
+    if (config.shard or config.tensor_parallel > 1) and config.optim.kind != "adamw":
         raise ValueError(
-            "muon orthogonalizes whole matrices; with shard or tensor_parallel, set "
+            f"{config.optim.kind} works on whole matrices; with shard or tensor_parallel, set "
             "optim.kind=adamw"
         )
     if config.tensor_parallel > 1:

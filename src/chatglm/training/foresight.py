@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
+from chatglm.parallel.pieces import local
 from chatglm.training.batch import Batch
 from chatglm.training.memory import kept_memory
+from chatglm.training.optim import make_optimizers
 from chatglm.training.trainer import Trainer
 
 
@@ -49,7 +51,7 @@ def foresee(trainer: Trainer, planned: list[list[int]], probes: tuple[Batch, Bat
             points.append((micro.tokens.numel(), time.perf_counter() - started))
     trained = [p for p in model.parameters() if p.requires_grad]
     num_trained = sum(p.numel() for p in trained)
-    update = seconds_of_update(num_trained)
+    update = seconds_of_update(trainer)
     for parameter in model.parameters():
         parameter.grad = None
     each, a_token = line_through(points)
@@ -57,7 +59,7 @@ def foresee(trainer: Trainer, planned: list[list[int]], probes: tuple[Batch, Bat
     watched = sum(b.tokens.numel() for watch in trainer.watches.values() for b in watch.batches)
     rounds = len(planned) // config.validate_steps + 2
     seconds = steps + rounds * watched * a_token / 3
-    moments = (1 if config.optim.kind == "muon" else 2) * 4 * num_trained
+    moments = moment_bytes(trainer)
     # A checkpoint is written from copies of what is trained and of the optimizer's moments.
     peak = peak_bytes() + moments
     return Foresight(
@@ -84,16 +86,37 @@ def line_through(points: list[tuple[int, float]]) -> tuple[float, float]:
     return 0.0, (t1 + t2) / max(n1 + n2, 1)
 
 
-def seconds_of_update(count: int) -> float:
-    """What the optimizer takes for so many numbers, measured on at most a million."""
-    size = min(max(count, 1), 1 << 20)
-    parameter = torch.zeros(size, requires_grad=True)
-    parameter.grad = torch.ones(size)
-    optimizer = torch.optim.AdamW([parameter], fused=True)
-    optimizer.step()
-    started = time.perf_counter()
-    optimizer.step()
-    return (time.perf_counter() - started) * count / size
+def moment_bytes(trainer: Trainer) -> int:
+    """What the optimizers will hold: two moments of 4 bytes a number, one in Muon, and two of a
+    byte with a scale for 256 in 8 bits.
+    """
+    each = {"muon": 4.0, "adamw": 8.0, "adamw8bit": 2 * (1 + 4 / 256)}
+    return sum(round(each[kind] * num_owned(o)) for kind, o in trainer.optimizers.items())
+
+
+def num_owned(optimizer: torch.optim.Optimizer) -> int:
+    """How many numbers of this process an optimizer updates."""
+    return sum(local(p).numel() for group in optimizer.param_groups for p in group["params"])
+
+
+def seconds_of_update(trainer: Trainer) -> float:
+    """What the optimizers take for a step, each measured on about a million numbers of its own."""
+    seconds = 0.0
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    for kind, optimizer in trainer.optimizers.items():
+        owned = [p for group in optimizer.param_groups for p in group["params"]]
+        largest = max(owned, key=lambda p: local(p).numel())
+        part = local(largest.detach())
+        part = part[: -(-(1 << 20) * len(part) // max(part.numel(), 1))]
+        parameter = torch.nn.Parameter(part.clone())
+        parameter.grad = torch.ones_like(parameter)
+        probe = make_optimizers([(names[id(largest)], parameter)], trainer.config.optim)[kind]
+        probe.step()
+        started = time.perf_counter()
+        probe.step()
+        taken = time.perf_counter() - started
+        seconds += taken * num_owned(optimizer) / max(parameter.numel(), 1)
+    return seconds
 
 
 def forget_peak() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm.training.config import OptimConfig
+from chatglm.training.eightbit import make_adamw8bit
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -30,6 +31,7 @@ def make_optimizers(
     matrices = [p for name, p in trainable if is_matrix(name, p)]
     rest = [p for name, p in trainable if not is_matrix(name, p)]
     optimizers: dict[str, torch.optim.Optimizer] = {}
+    group = {"params": matrices, "lr": config.lr, "weight_decay": config.weight_decay}
     if config.kind == "muon" and matrices:
         optimizers["muon"] = torch.optim.Muon(
             matrices,
@@ -38,9 +40,10 @@ def make_optimizers(
             momentum=config.momentum,
             adjust_lr_fn="match_rms_adamw",
         )
-        matrices = []
+    if config.kind == "adamw8bit" and matrices:
+        optimizers["adamw8bit"] = make_adamw8bit([group], config.betas)
     groups: list[dict[str, object]] = [
-        {"params": matrices, "lr": config.lr, "weight_decay": config.weight_decay},
+        {**group, "params": [] if optimizers else matrices},
         {
             "params": rest,
             "lr": config.lr if config.embedding_lr is None else config.embedding_lr,

@@ -25,6 +25,7 @@ from chatglm.parallel import Group
 from chatglm.parallel.group import is_sharded
 from chatglm.parallel.pieces import Pieces, held_pieces, whole_shape
 from chatglm.parallel.tensor import Split, splits_of
+from chatglm.training import eightbit
 
 MANIFEST = "manifest.json"
 
@@ -199,6 +200,8 @@ def optimizer_tensors(
         for parameter, entry in optimizer.state.items():
             name = names[id(parameter)]
             for key, value in entry.items():
+                if key in eightbit.TABLES:
+                    continue
                 tensor = torch.as_tensor(value)
                 split = splits.get(name) if tensor.shape == parameter.shape else None
                 yield f"{kind}|{name}|{key}", tensor, split
@@ -207,7 +210,9 @@ def optimizer_tensors(
 def load_optimizers(
     pieces: Pieces, model: nn.Module, optimizers: dict[str, torch.optim.Optimizer]
 ) -> None:
-    """Put saved state back; parameters that this run does not train are left out."""
+    """Put saved state back; parameters that this run does not train are left out, and those that it
+    trains in another way are a ValueError.
+    """
     parameters = dict(model.named_parameters())
     splits = splits_of(model)
     owned = {
@@ -217,8 +222,14 @@ def load_optimizers(
     for label in pieces:
         kind, name, key = label.split("|")
         parameter = parameters.get(name)
-        if parameter is None or id(parameter) not in owned.get(kind, ()):
+        own = next((k for k, ids in owned.items() if id(parameter) in ids), None)
+        if parameter is None or own is None:
             continue
+        if own != kind:
+            raise ValueError(
+                f"{name} was trained by {kind} and this run would go on by {own}; give the same "
+                "optim.kind (optimizer), or start from the weights in a new output directory"
+            )
         split = splits.get(name)
         if pieces.shape(label) == whole_shape(parameter, split):
             value = torch.zeros_like(parameter.detach(), dtype=pieces.dtype(label))
@@ -226,6 +237,8 @@ def load_optimizers(
         else:
             value = pieces.tensor(label).to(parameter.device)
         optimizers[kind].state[parameter][key] = value
+    if "adamw8bit" in optimizers:
+        eightbit.restore(optimizers["adamw8bit"])
 
 
 def open_tensors(checkpoint: Path, what: str) -> Pieces:

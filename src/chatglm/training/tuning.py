@@ -54,7 +54,7 @@ class TuneConfig:
     batch_size: int = 4
     grad_accum: int = 4
     lr: float | None = None
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0

@@ -1,0 +1,56 @@
+"""AdamW whose moments take 8 bits a number (arXiv:2110.02861), by bitsandbytes.
+
+Its state of a parameter holds two tables that are the same for all parameters; checkpoints leave
+them out, and `restore` puts them back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from chatglm.errors import missing_extra
+
+TABLES = ("qmap1", "qmap2")
+# Below it the square of a small gradient rounds to 0, and the update is divided by this alone.
+EPSILON = 1e-8
+
+
+def make_adamw8bit(
+    groups: Sequence[dict[str, object]], betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """The optimizer; tensors of fewer than 4,096 numbers keep moments of 32 bits."""
+    # It warns that a product of 4-bit weights is not there, which nobody asked for.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise missing_extra("bitsandbytes", "8bit") from error
+    optimizer: torch.optim.Optimizer = AdamW8bit(groups, betas=betas, eps=EPSILON)
+    return optimizer
+
+
+def restore(optimizer: torch.optim.Optimizer) -> None:
+    """Complete the state that came from a checkpoint."""
+    saved = {p: dict(entry) for p, entry in optimizer.state.items()}
+    for index, group in enumerate(optimizer.param_groups):
+        for place, parameter in enumerate(group["params"]):
+            if parameter in saved:
+                restore_one(optimizer, (index, place), parameter, saved[parameter])
+
+
+def restore_one(
+    optimizer: torch.optim.Optimizer,
+    place: tuple[int, int],
+    parameter: nn.Parameter,
+    saved: dict[str, Tensor],
+) -> None:
+    """A fresh state of the parameter, filled with the saved one."""
+    begin = optimizer.init_state  # type: ignore[attr-defined]
+    begin(optimizer.param_groups[place[0]], parameter, *place)
+    state = optimizer.state[parameter]
+    state |= {key: value.to(parameter.device) for key, value in saved.items() if key != "step"}
+    state["step"] = int(saved["step"])
