@@ -167,6 +167,32 @@ def test_a_tab_that_closes_leaves_what_it_had_and_a_retry(reader: Callable[..., 
     assert finished(again).locator(".versions").inner_text().strip() == "2/2"
 
 
+def test_what_is_written_just_after_new_chat_is_said_in_the_new_one(page: Page) -> None:
+    reply_with(page, "回答")
+    ask(page, "第一个问题")
+    finished(page)
+    # No event that the browser sends later comes between these.
+    page.evaluate(
+        """text => {
+            document.querySelector("#new-chat").click();
+            const field = document.querySelector("#composer");
+            field.value = text;
+            field.dispatchEvent(new Event("input"));
+            field.form.requestSubmit();
+            document.querySelector("#conversations a").click();
+        }""",
+        "第二个问题",
+    )
+    until(page, "document.querySelectorAll('#conversations a').length === 2")
+    titles = page.locator("#conversations a")
+    assert titles.all_inner_texts() == ["第二个问题", "第一个问题"]
+    for place, text in enumerate(titles.all_inner_texts()):
+        titles.nth(place).click()
+        page.wait_for_selector(f".message.user .bubble:text-is('{text}')")
+        assert finished(page).locator(".answer").inner_text() == "回答"
+        assert page.locator(".message").count() == 2
+
+
 def test_conversations_are_found_renamed_deleted_and_brought_back(page: Page) -> None:
     reply_with(page, "关于菊花的回答")
     for text in ("第一个问题", "第二个问题"):

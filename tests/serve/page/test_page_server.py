@@ -37,10 +37,12 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_only(
     page.wait_for_selector("#key-dialog[open]")
     unlock(page, "wrong")
     page.wait_for_selector("#key-dialog[open]")
+    page.route("**/v1/models", lambda route: (page.wait_for_timeout(500), route.continue_()))
     unlock(page, KEY)
-    until(page, "document.querySelector('#model').value === 'nano'")
-    ask(page, QUESTION)
+    ask(page, QUESTION)  # before the list of models is there
     finished(page)
+    assert page.locator("#model").input_value() == "nano"
+    page.unroute_all()
     page.reload()
     finished(page)
     assert page.locator("#key-dialog[open]").count() == 0

@@ -87,7 +87,7 @@ function workPanel({ name, area, controls, examples = [], ask, show, note = () =
       view.classList.add("waiting");
       const begun = performance.now();
       try {
-        const answer = await result(`v1/${name}`, { model: models.chosen, ...ask(area.value) }, signal,
+        const answer = await result(`v1/${name}`, { model: await models.known(), ...ask(area.value) }, signal,
           (done, all) => stats(t("progress", { done, all })));
         shown = answer.text;
         show(answer, view);

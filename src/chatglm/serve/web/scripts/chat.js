@@ -8,7 +8,7 @@ import { MessageView } from "./message.js";
 import { models } from "./models.js";
 import { sampling, settings } from "./settings.js";
 import { Speaker } from "./speaker.js";
-import { newId } from "./store.js";
+import { newConversation, newId } from "./store.js";
 import { asMessages, Tree } from "./tree.js";
 
 const SUGGESTIONS = ["suggest_1", "suggest_2", "suggest_3", "suggest_4"];
@@ -57,8 +57,10 @@ export class Chat {
 
   /** Shows a conversation, or a new one; false where there is none of this id. */
   async open(id) {
+    this.wanted = id;
     if (id === (this.conversation?.id ?? null)) return true;
     const found = id === null ? null : await this.store.open(id);
+    if (this.wanted !== id) return true;  // another was opened meanwhile
     this.reset();
     if (id !== null && !found) return false;
     if (found) {
@@ -106,22 +108,25 @@ export class Chat {
     );
   }
 
+  // What is said shows at once and is kept in the order in which it was said: the reader may go on to
+  // another conversation before it is kept.
   async send(text) {
     if (this.running) return;
     if (!this.conversation) {
       const title = text.replace(/\s+/g, " ").slice(0, 40);
-      this.conversation = await this.store.create({ title, system: settings.get("system") ?? "" });
+      this.conversation = newConversation({ title, system: settings.get("system") ?? "" });
+      const kept = this.store.add(this.conversation);
       this.onOpen(this.conversation.id);
-    }
-    await this.ask(text, this.leaf);
+      await Promise.all([kept, this.ask(text, this.leaf)]);
+    } else await this.ask(text, this.leaf);
   }
 
   /** Adds a question after `parent`, and the reply to it. */
   async ask(text, parent) {
     const question = this.message("user", parent, { content: text, state: "done" });
     this.tree.add(question);
-    await this.store.saveMessage(question);
-    await this.reply(question.id);
+    const kept = this.store.saveMessage(question);
+    await Promise.all([kept, this.reply(question.id)]);
   }
 
   message(role, parent, fields) {
@@ -148,7 +153,6 @@ export class Chat {
       store: this.store,
       message,
       request: {
-        model: message.model,
         messages: asMessages(conversation.system, [...this.tree.path(parent), { forgets }]),
         options: sampling(),
       },
@@ -167,9 +171,10 @@ export class Chat {
     this.stick = true;
     this.show();
     this.scrollToEnd();
-    await this.store.update(conversation.id, { leaf: message.id, updated: Date.now() });
-    document.dispatchEvent(new Event("conversations"));
+    const kept = this.store.update(conversation.id, { leaf: message.id, updated: Date.now() });
     generation.run();
+    await kept;
+    document.dispatchEvent(new Event("conversations"));
   }
 
   stop() {
@@ -247,7 +252,8 @@ export class Chat {
   }
 
   stateOf(message) {
-    if (message.state !== "streaming" || this.generations.has(message.id)) return message.state;
+    if (this.generations.has(message.id)) return "streaming";  // also while its end is being kept
+    if (message.state !== "streaming") return message.state;
     const left = message.saved + ALIVE - Date.now();
     if (left <= 0) return "interrupted";
     clearTimeout(this.recheck);  // another tab may still be writing it

@@ -60,7 +60,7 @@ export function fillPanel() {
       const { max_tokens: most = 64, ...options } = sampling();
       const begun = performance.now();
       const { spans, usage } = await getJson("v1/fill", {
-        body: { model: models.chosen, text: area.value, max_tokens: most, ...options },
+        body: { model: await models.known(), text: area.value, max_tokens: most, ...options },
         signal,
       });
       const seconds = (performance.now() - begun) / 1000;

@@ -2,6 +2,7 @@
 
 import { chat } from "./api.js";
 import { connection } from "./connection.js";
+import { models } from "./models.js";
 
 const SAVE_EVERY = 400;
 // A message that says "streaming" and was not saved for this long has lost its tab.
@@ -24,7 +25,9 @@ export class Generation {
     this.begun = performance.now();
     const heartbeat = setInterval(() => this.save(), 2000);
     try {
-      for await (const delta of chat({ ...this.request, signal: this.abort.signal })) this.take(delta);
+      message.model ||= await models.known();
+      const request = { ...this.request, model: message.model, signal: this.abort.signal };
+      for await (const delta of chat(request)) this.take(delta);
       message.state = "done";
     } catch (error) {
       if (error.name === "AbortError") message.state = "stopped";

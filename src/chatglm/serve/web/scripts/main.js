@@ -60,14 +60,15 @@ function route() {
   return { tab: tab || "chat", id: id || null };
 }
 
-function go(tab, id = null) {
-  const hash = id ? `#/${tab}/${id}` : `#/${tab}`;
-  if (location.hash === hash) window.dispatchEvent(new HashChangeEvent("hashchange"));
-  else location.hash = hash;
-}
-
 async function start() {
   const store = await storage();
+  // The address changes and is followed at once: an event that comes later would leave a moment in which
+  // what is typed still goes to the conversation that was left.
+  const go = (tab, id = null) => {
+    const hash = id ? `#/${tab}/${id}` : `#/${tab}`;
+    if (location.hash !== hash) history.pushState(null, "", hash);
+    follow();
+  };
   const panels = document.getElementById("panels");
   const tabs = new Tabs(panels, (tab) => go(tab, tab === "chat" ? chat.conversation?.id : null));
   const chat = new Chat({
@@ -93,8 +94,14 @@ async function start() {
   });
 
   const follow = async () => {
+    const { hash } = location;
     const { tab, id } = route();
-    if (tab === "chat" && !(await chat.open(id))) return go("chat");
+    const isThere = tab !== "chat" || (await chat.open(id));
+    if (location.hash !== hash) return undefined;  // the reader has gone on meanwhile
+    if (!isThere) {
+      history.replaceState(null, "", "#/chat");
+      return follow();
+    }
     tabs.show(tab);
     list.refresh();
     if (narrow.matches) showSidebar(false);

@@ -7,6 +7,7 @@ import { settings } from "./settings.js";
 
 export const models = {
   names: [],
+  loading: Promise.resolve(),
 
   /** The model that is asked: the chosen one while it is served, else the first. */
   get chosen() {
@@ -14,8 +15,19 @@ export const models = {
     return this.names.includes(chosen) ? chosen : this.names[0] ?? chosen ?? "";
   },
 
+  /** The same once the list that was asked for last is there. */
+  async known() {
+    await this.loading;
+    return this.chosen;
+  },
+
   /** Asks for the list again; a service without an answer or a key is told of. */
-  async load() {
+  load() {
+    this.loading = this.ask();
+    return this.loading;
+  },
+
+  async ask() {
     try {
       this.names = await listModels();
       document.dispatchEvent(new Event("models"));

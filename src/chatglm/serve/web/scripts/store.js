@@ -20,7 +20,8 @@ export function newId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function newConversation(fields) {
+/** A conversation without messages. */
+export function newConversation(fields) {
   const now = Date.now();
   return { id: newId(), title: "", system: "", leaf: null, created: now, updated: now, ...fields };
 }
@@ -70,11 +71,9 @@ class Store {
     return (await conversation) ? { conversation: await conversation, messages: await messages } : null;
   }
 
-  async create(fields) {
-    const conversation = newConversation(fields);
+  async add(conversation) {
     await this.write(["conversations"], (stores) => stores.conversations.put(conversation));
     this.tell(conversation.id);
-    return conversation;
   }
 
   /** Changes some fields of a conversation and no other, whoever else writes. */
@@ -164,10 +163,8 @@ export class MemoryStore {
     return found ? { conversation: found.conversation, messages: [...found.messages.values()] } : null;
   }
 
-  async create(fields) {
-    const conversation = newConversation(fields);
+  async add(conversation) {
     this.all.set(conversation.id, { conversation, messages: new Map() });
-    return conversation;
   }
 
   async update(id, fields) {

@@ -115,7 +115,7 @@ class Talk {
     this.toEnd();
     try {
       const reply = await getJson("v1/support", {
-        body: { model: models.chosen, base: this.base.value, question, session: this.session },
+        body: { model: await models.known(), base: this.base.value, question, session: this.session },
       });
       this.session = reply.session;
       this.heard = Math.max(this.heard, reply.turn);
