@@ -18,7 +18,9 @@ namespace linear {
 
 namespace {
 
-constexpr int64_t kAhead = 2048;  // bytes of a tile that are asked for before they are needed
+// Bytes that are asked for before they are needed: of the tiles of float kinds, several of which are
+// read at once, and of whole numbers and their scales.
+constexpr int64_t kAhead = 2048, kTileAhead = 8192, kScalesAhead = 1024;
 
 AVX512_INLINE __m512 load_scales(const uint16_t* from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
@@ -53,74 +55,62 @@ AVX512_INLINE void unpack(const uint8_t* data, __m512i* steps) {
   }
 }
 
-// T tiles next to each other: as many streams from memory.
-template <int kBits, bool kZeros, int T, int M>
-AVX512 void some_whole_tiles(const ChatglmWeight& w, int64_t tile, const Part& part) {
+// One tile after the other, which is one stream from memory and a thin one of scales beside it.
+template <int kBits, bool kZeros, int M>
+AVX512 void whole_tile(const ChatglmWeight& w, int64_t tile, const Part& part) {
   const int64_t groups = up_to(w.columns, kBlock) / kGroup, rows = part.rows;
-  const int64_t shared = w.group / kGroup, scales_stride = num_scales(w) * kLanes;
-  const int64_t stride = groups * kBits * kStep;
-  const uint8_t* data = static_cast<const uint8_t*>(w.data) + tile * stride;
-  const uint16_t* scales = w.scales + tile * scales_stride;
-  const uint8_t* zeros = kZeros ? w.zeros + tile * scales_stride : nullptr;
+  const int64_t shared = w.group / kGroup, at = tile * num_scales(w) * kLanes;
+  const uint8_t* data = static_cast<const uint8_t*>(w.data) + tile * groups * kBits * kStep;
+  const uint16_t* scales = w.scales + at;
+  const uint8_t* zeros = kZeros ? w.zeros + at : nullptr;
   const uint8_t* x = part.panel + part.first * kGroup;
   const int64_t to_scales = rows * kGroup - part.first * (kGroup - 4), unit = rows * (kGroup + 8);
-  __m512 total[T][M], w_scale[T];
-  __m512i zero[T];
-  UNROLL for (int t = 0; t < T; ++t) {
-    UNROLL for (int i = 0; i < M; ++i) total[t][i] = _mm512_setzero_ps();
-  }
+  __m512 total[M];
+  UNROLL for (int i = 0; i < M; ++i) total[i] = _mm512_setzero_ps();
   for (int64_t g = 0; g < groups;) {
-    UNROLL for (int t = 0; t < T; ++t) {
-      w_scale[t] = load_scales(scales + t * scales_stride);
-      if constexpr (kZeros) {
-        const void* from = zeros + t * scales_stride;
-        zero[t] = _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from)));
-      }
+    const __m512 w_scale = load_scales(scales);
+    _mm_prefetch(reinterpret_cast<const char*>(scales) + kScalesAhead, _MM_HINT_T0);
+    __m512i zero;
+    if constexpr (kZeros) {
+      zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
+      zeros += kLanes;
     }
     scales += kLanes;
-    if constexpr (kZeros) zeros += kLanes;
     const int64_t end = std::min(g + shared, groups);
     for (; g < end; ++g) {
       const uint8_t* x_scale = x + to_scales;
-      UNROLL for (int t = 0; t < T; ++t) {
-        const uint8_t* here = data + t * stride;
-        __m512i steps[8];
-        unpack<kBits>(here, steps);
-        UNROLL for (int j = 0; j < kBits; ++j) {
-          _mm_prefetch(reinterpret_cast<const char*>(here + kAhead + j * kStep), _MM_HINT_T0);
+      __m512i steps[8];
+      unpack<kBits>(data, steps);
+      UNROLL for (int j = 0; j < kBits; ++j) {
+        _mm_prefetch(reinterpret_cast<const char*>(data + kTileAhead + j * kStep), _MM_HINT_T0);
+      }
+      UNROLL for (int i = 0; i < M; ++i) {
+        __m512i sum = _mm512_set1_epi32(word(x_scale + rows * 4 + i * 4));
+        if constexpr (kZeros) {
+          sum = _mm512_srai_epi32(_mm512_mullo_epi32(sum, zero), kBits == 8 ? 7 : 3);
         }
-        UNROLL for (int i = 0; i < M; ++i) {
-          __m512i sum = _mm512_set1_epi32(word(x_scale + rows * 4 + i * 4));
-          if constexpr (kZeros) {
-            sum = _mm512_srai_epi32(_mm512_mullo_epi32(sum, zero[t]), kBits == 8 ? 7 : 3);
-          }
-          UNROLL for (int j = 0; j < 8; ++j) {
-            const __m512i four = _mm512_set1_epi32(word(x + i * kGroup + j * 4));
-            sum = _mm512_dpbusd_epi32(sum, steps[j], four);
-          }
-          float scale;
-          std::memcpy(&scale, x_scale + i * 4, 4);
-          const __m512 both = _mm512_mul_ps(w_scale[t], _mm512_set1_ps(scale));
-          total[t][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), both, total[t][i]);
+        UNROLL for (int j = 0; j < 8; ++j) {
+          const __m512i four = _mm512_set1_epi32(word(x + i * kGroup + j * 4));
+          sum = _mm512_dpbusd_epi32(sum, steps[j], four);
         }
+        float scale;
+        std::memcpy(&scale, x_scale + i * 4, 4);
+        const __m512 both = _mm512_mul_ps(w_scale, _mm512_set1_ps(scale));
+        total[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), both, total[i]);
       }
       data += kBits * kStep;
       x += unit;
     }
   }
-  UNROLL for (int t = 0; t < T; ++t) {
-    UNROLL for (int i = 0; i < M; ++i) {
-      store(w, tile + t, total[t][i], part.y + i * part.ldy, w.bias != nullptr);
-    }
+  UNROLL for (int i = 0; i < M; ++i) {
+    store(w, tile, total[i], part.y + i * part.ldy, w.bias != nullptr);
   }
 }
 
 template <int kBits, bool kZeros, int M = kPanel>
 AVX512 void whole_tiles(const ChatglmWeight& w, int64_t tile, int64_t count, const Part& part) {
   if (part.count == M) {
-    constexpr int T = M <= 4 ? 4 : 1;
-    for (; count >= T; count -= T, tile += T) some_whole_tiles<kBits, kZeros, T, M>(w, tile, part);
-    for (; count > 0; --count) some_whole_tiles<kBits, kZeros, 1, M>(w, tile++, part);
+    for (; count > 0; --count) whole_tile<kBits, kZeros, M>(w, tile++, part);
   } else if constexpr (M > 1) {
     whole_tiles<kBits, kZeros, M - 1>(w, tile, count, part);
   }
