@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm.generation.native import Arguments, arranged
-from chatglm.generation.packed import can_pack, has_weight, weight_of
+from chatglm.generation.packed import can_pack, has_weight, head_weight, weight_of
 from chatglm.model import Transformer
 from chatglm.model.attention import Attention
 from chatglm.model.mlp import MLP
@@ -110,12 +110,13 @@ class Network:
         self.kept: list[Tensor] = []  # what the native structures point to
         self.weights: list[Weight] = []
         self.layers = (_Layer * config.num_layers)(*(self.layer(layer) for layer in model.layers))
-        self.head = weight_of(model.embedding if config.tied else model.head, packs=packs)
+        self.head = head_weight(model, packs=packs)
         self.network = n = _Network()
         # Words whose position is rotary are looked up by the native step itself.
         self.reads_words = model.rotary is not None and has_weight(model.embedding)
         if self.reads_words:
-            self.words = self.head if config.tied else weight_of(model.embedding, packs=False)
+            is_shared = config.tied and self.head.kind in native.FLOAT_KINDS.values()
+            self.words = self.head if is_shared else weight_of(model.embedding, packs=False)
             n.embedding = self.words
         n.layers = ctypes.addressof(self.layers)
         n.norm, n.norm_bias = self.norm(model.norm)

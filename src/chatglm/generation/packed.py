@@ -16,7 +16,9 @@ from chatglm.model import Transformer
 from chatglm.model.attention import Attention
 from chatglm.model.position import Rotary
 from chatglm.quantization import native
+from chatglm.quantization.linear import QuantizedLinear, quantized
 from chatglm.quantization.native import Weight
+from chatglm.quantization.scheme import SCHEMES
 
 MOST_BYTES = 1 << 30
 """Plain weights are packed up to this size in all, since the tiles come on top of them; larger
@@ -40,6 +42,22 @@ def weight_of(module: nn.Module, *, packs: bool) -> Weight:
         return make(module.weight, bias)
     found: Weight = module.for_kernels()  # type: ignore[operator]
     return found
+
+
+def head_weight(model: Transformer, *, packs: bool) -> Weight:
+    """The output head as the kernels take it: that of a model with quantized linears has 8 bits,
+    also where the words' embeddings, which stay as they are, serve as the head.
+    """
+    if not model.config.tied:
+        return weight_of(model.head, packs=packs)
+    words = model.embedding
+    if type(words) is nn.Embedding and any(
+        isinstance(module, QuantizedLinear) for module in model.modules()
+    ):
+        scheme = SCHEMES["int8"]
+        weight = words.weight.detach()
+        words = quantized(weight, scheme.bits, scheme.group, symmetric=True, bias=False)
+    return weight_of(words, packs=packs)
 
 
 def can_pack(model: Transformer) -> bool:
