@@ -17,6 +17,7 @@ from chatglm.generation.sampling import Sampling
 from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.prompt import Prompt, positions
+from chatglm.quantization import native
 from chatglm.quantization.linear import quantized
 
 pytestmark = pytest.mark.skipif(network.functions() is None, reason="the native step was not built")
@@ -111,6 +112,28 @@ def test_quantized_linears_are_those_of_the_modules(tiny: Tiny, bits: int) -> No
     hidden, wanted = read(model, prompt, [0], torch.float32), expected(model, prompt)
     # A rounding of an input that falls the other way is worth 1/127 of its group's largest.
     assert torch.nn.functional.cosine_similarity(hidden, wanted).min() > 0.999
+
+
+@pytest.mark.parametrize("kind", ["rope_tied", "rope"])
+def test_words_that_are_the_head_of_a_quantized_model_have_8_bits_there(
+    tiny: Tiny, kind: str
+) -> None:
+    model = tiny(kind)
+    plain = Network(model)
+    assert plain.head.kind in native.FLOAT_KINDS.values()
+    for name, part in list(model.named_modules()):
+        if type(part) is nn.Linear and not (name == "head"):
+            replace_module(model, name, quantized(part.weight.detach(), 8, bias=False))
+    step = Network(model)
+    hidden = torch.randn(3, model.config.hidden_size)
+    wanted = model.logits(hidden)
+    if kind == "rope":  # a head of its own is as it was loaded
+        assert step.head.kind == plain.head.kind
+        torch.testing.assert_close(step.logits(hidden), wanted, rtol=1e-5, atol=1e-5)
+        return
+    assert step.head.kind == native.WHOLE_KINDS[8]
+    assert step.words.kind == plain.head.kind  # what goes in is as exact as before
+    assert torch.nn.functional.cosine_similarity(step.logits(hidden), wanted).min() > 0.999
 
 
 def test_a_width_that_fills_no_tiles_is_left_to_the_modules() -> None:
