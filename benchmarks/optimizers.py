@@ -48,6 +48,7 @@ def train(config: TrainConfig) -> Rows:
     metrics = Path(config.output) / "metrics.jsonl"
     if metrics.is_file() and (rows := read_metrics(metrics))[-1]["step"] == config.steps:
         return rows
+    assert config.tokenizer is not None
     tokenizer = load_tokenizer(config.tokenizer)
     model = make_model(config, tokenizer)
     shape = model.config

@@ -51,7 +51,7 @@ def test_a_recipe_becomes_a_config_and_overrides_win(recipe: Path) -> None:
     ("override", "message"),
     [
         ("stps=9", "unknown key 'stps'"),
-        ("optim.kind=sgd", "must be one of muon, adamw, got 'sgd'"),
+        ("optim.kind=sgd", "must be one of muon, adamw, adamw8bit, got 'sgd'"),
         ("steps=many", "steps must be int, got 'many'"),
         ("steps", "key=value"),
         ("micro_rows=7", "micro_rows must divide batch_rows, got 7 and 64"),

@@ -112,7 +112,8 @@ class LoopConfig:
 class TrainConfig(LoopConfig):
     """A run over prepared data.
 
-    tokenizer: directory of the tokenizer; it is saved beside the weights.
+    tokenizer: directory of the tokenizer; it is saved beside the weights. None: that of the
+        published model in `start`.
     model: a shape to start from nothing; or None, with `start`.
     start: a checkpoint directory (weights only) or the `checkpoints/step-…` of another run (with
         its optimizer).
@@ -120,8 +121,8 @@ class TrainConfig(LoopConfig):
     word_vectors: a Word2Vec or fastText `.vec` file that starts the word embeddings.
     """
 
-    tokenizer: str
     sources: tuple[SourceConfig, ...]
+    tokenizer: str | None = None
     validation: tuple[SourceConfig, ...] = ()
     model: ModelConfig | None = None
     start: str | None = None

@@ -25,7 +25,7 @@ from chatglm.training.distribute import collect, distribute
 from chatglm.training.foresight import Foresight, foresee
 from chatglm.training.grpo import Reward, Rollout, Sample, questions_of
 from chatglm.training.material import Batches, Material, gather, held_out_batches
-from chatglm.training.methods import put_on, save_result
+from chatglm.training.methods import check_base, put_on, save_result
 from chatglm.training.objectives import Network, Objective, chunked
 from chatglm.training.preference import (
     REFERENCE,
@@ -256,20 +256,6 @@ def check_directory(config: TuneConfig, *, resume: bool) -> None:
         raise FileExistsError(
             f"{config.output_dir} holds a run already; add --resume to go on with it, or give "
             "another --output-dir"
-        )
-
-
-def check_base(loaded: Loaded) -> None:
-    """A ValueError where what is trained could not be saved, or would not be the whole model."""
-    if loaded.format.startswith("gguf"):
-        raise ValueError(
-            f"{loaded.base} is a GGUF file, whose names no adapter is made for; tune the published "
-            "files and export the result"
-        )
-    if loaded.prefix is not None:
-        raise ValueError(
-            f"{loaded.directory} has a learned prefix, which would be left out; give its base as "
-            "--model"
         )
 
 

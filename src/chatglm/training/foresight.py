@@ -55,7 +55,10 @@ def foresee(trainer: Trainer, planned: list[list[int]], probes: tuple[Batch, Bat
     for parameter in model.parameters():
         parameter.grad = None
     each, a_token = line_through(points)
-    steps = sum(each * len(step) + a_token * sum(step) + update for step in planned)
+    share = trainer.group.data_size
+    steps = sum(
+        each * -(-len(step) // share) + a_token * sum(step) / share + update for step in planned
+    )
     watched = sum(b.tokens.numel() for watch in trainer.watches.values() for b in watch.batches)
     rounds = len(planned) // config.validate_steps + 2
     seconds = steps + rounds * watched * a_token / 3

@@ -36,14 +36,8 @@ _GROUPS = {
 def put_on(loaded: Loaded, config: TuneConfig) -> Network:
     """The network with the method's parts, of which nothing else is trained."""
     model = loaded.model
-    trains_base = config.method in ("full", "freeze")
-    if trains_base and any(
-        isinstance(m, QuantizedLinear | OfficialLinear) for m in model.modules()
-    ):
-        raise ValueError(
-            f"{loaded.directory} is quantized and method {config.method} trains its weights; use "
-            "qlora or ptuning"
-        )
+    if config.method in ("full", "freeze"):
+        check_weights(loaded)
     for parameter in model.parameters():
         parameter.requires_grad_(config.method == "full")
     generator = torch.Generator().manual_seed(config.seed)
@@ -68,6 +62,29 @@ def put_on(loaded: Loaded, config: TuneConfig) -> Network:
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
     return model
+
+
+def check_base(loaded: Loaded) -> None:
+    """A ValueError where what is trained could not be saved, or would not be the whole model."""
+    if loaded.format.startswith("gguf"):
+        raise ValueError(
+            f"{loaded.base} is a GGUF file, whose names no adapter is made for; tune the published "
+            "files and export the result"
+        )
+    if loaded.prefix is not None:
+        raise ValueError(
+            f"{loaded.directory} has a learned prefix, which would be left out; give its base as "
+            "--model"
+        )
+
+
+def check_weights(loaded: Loaded) -> None:
+    """A ValueError where the weights themselves cannot learn."""
+    if any(isinstance(m, QuantizedLinear | OfficialLinear) for m in loaded.model.modules()):
+        raise ValueError(
+            f"{loaded.directory} is quantized, and its weights cannot be trained; use qlora or "
+            "ptuning"
+        )
 
 
 def unfreeze_last(loaded: Loaded, count: int) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from chatglm import checkpoint
+from chatglm.checkpoint import Loaded
 from chatglm.config import ModelConfig
 from chatglm.data.blank import BlankConfig, BlankIds
 from chatglm.data.shards import Documents, open_documents
@@ -20,11 +21,13 @@ from chatglm.data.stream import (
     masked_build,
 )
 from chatglm.model import Transformer
-from chatglm.parallel import join
+from chatglm.parallel import Group, join
 from chatglm.tokenizer import Tokenizer, load_tokenizer
 from chatglm.training.batch import Batch
 from chatglm.training.config import SourceConfig, TrainConfig, as_table
-from chatglm.training.distribute import distribute
+from chatglm.training.distribute import collect, distribute
+from chatglm.training.foresight import foresee
+from chatglm.training.methods import check_base, check_weights, replace_directory
 from chatglm.training.objectives import chunked
 from chatglm.training.publish import has_format, publish
 from chatglm.training.rows import as_batch
@@ -119,19 +122,40 @@ def make_stream(
     return Stream(origins, length=length, pad=end_of_text(tokenizer), seed=seed)
 
 
+def load_start(config: TrainConfig) -> Loaded | None:
+    """The published model that the run goes on with, in float32; None where it begins from nothing
+    or from another run's checkpoint.
+    """
+    if config.start is None or (Path(config.start) / "state.json").is_file():
+        return None
+    loaded = checkpoint.load(config.start, dtype="float32")
+    check_base(loaded)
+    check_weights(loaded)
+    return loaded
+
+
+def words_of(config: TrainConfig, loaded: Loaded | None) -> Tokenizer:
+    """The recipe's tokenizer, or that of the published model."""
+    if config.tokenizer is not None:
+        tokenizer = load_tokenizer(config.tokenizer)
+    elif loaded is not None and loaded.tokenizer is not None:
+        tokenizer = loaded.tokenizer
+    else:
+        raise ValueError(
+            "the recipe has no tokenizer, and neither has its start; give its directory"
+        )
+    if loaded is not None:
+        check_words(loaded.config, tokenizer)
+    return tokenizer
+
+
 def make_model(config: TrainConfig, tokenizer: Tokenizer) -> Transformer:
-    """The network at the start of a run, in float32."""
-    if config.start is not None and not (Path(config.start) / "state.json").is_file():
-        return checkpoint.load(config.start, dtype="float32").model
+    """The network at the start of a run that goes on with no published model, in float32."""
     shape = config.model
     if shape is None:
         assert config.start is not None
         shape = shape_of_run(Path(config.start))
-    if shape.vocab_size < tokenizer.vocab_size:
-        raise ValueError(
-            f"model.vocab_size is {shape.vocab_size} and the tokenizer has {tokenizer.vocab_size} "
-            "words; raise it"
-        )
+    check_words(shape, tokenizer)
     model = Transformer(shape)
     initialize(model, seed=config.seed)
     if config.word_vectors is not None:
@@ -142,6 +166,16 @@ def make_model(config: TrainConfig, tokenizer: Tokenizer) -> Transformer:
     if config.start is not None:
         load_weights(Path(config.start), model)
     return model
+
+
+def check_words(shape: ModelConfig, tokenizer: Tokenizer) -> None:
+    """A ValueError where the model has no rows for some words."""
+    if shape.vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"the model has {shape.vocab_size} rows of words and the tokenizer "
+            f"{tokenizer.vocab_size} words; raise model.vocab_size, or give the model's own "
+            "tokenizer"
+        )
 
 
 def shape_of_run(state: Path) -> ModelConfig:
@@ -161,8 +195,9 @@ def train(config: TrainConfig) -> Path:
     group = join(tensor_size=config.tensor_parallel)
     directory = Path(config.output)
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(config.tokenizer)
-    model = make_model(config, tokenizer)
+    loaded = load_start(config)
+    tokenizer = words_of(config, loaded)
+    model = make_model(config, tokenizer) if loaded is None else loaded.model
     shape = model.config
     if group.is_first:
         record = {"recipe": as_table(config), "shape": as_table(shape)}
@@ -192,14 +227,33 @@ def train(config: TrainConfig) -> Path:
     )
     if not trainer.resume() and config.start is not None:
         begin_from(Path(config.start), trainer)
-    if group.is_first:
-        announce(config, trainer, stream)
+    announce(config, trainer, stream)
     trainer.run()
-    finished = None
-    if has_format(shape):
-        finished = publish(model, tokenizer, directory / "model", writes=group.is_first)
+    finished = finish(config, model, tokenizer, loaded, group)
     group.wait()
     return finished or latest(directory)
+
+
+def finish(
+    config: TrainConfig,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    loaded: Loaded | None,
+    group: Group,
+) -> Path | None:
+    """Write the model directory: in the format of what the run began with, where its words are the
+    same, else in transformers' `glm`; None where that has no place for the shape.
+    """
+    target = Path(config.output) / "model"
+    if loaded is not None:
+        words = Path(config.tokenizer or loaded.directory).resolve()
+        if words == loaded.directory.resolve() or not has_format(model.config):
+            if group.size > 1:
+                collect(model)
+            return replace_directory(loaded, target) if group.is_first else target
+    if has_format(model.config):
+        return publish(model, tokenizer, target, writes=group.is_first)
+    return None
 
 
 def latest(directory: Path) -> Path:
@@ -216,16 +270,36 @@ def begin_from(start: Path, trainer: Trainer) -> None:
 
 
 def announce(config: TrainConfig, trainer: Trainer, stream: Stream) -> None:
-    """Say before the first step what the run will do."""
+    """Say before the first step what the run will do, and what it will take.
+
+    All processes call this together: memory and time are measured on a step's work.
+    """
     count = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     tokens = sum(origin.documents.num_tokens for origin in stream.origins)
     step_tokens = config.batch_rows * config.length
-    print(
+    lines = [
         f"{count:,} trainable parameters; {tokens:,} tokens of data; steps {trainer.step} to "
         f"{config.steps} "
         f"of {step_tokens:,} tokens ({config.steps * step_tokens / max(tokens, 1):.2f} times "
         "through); "
-        f"{config.optim.kind}, {config.precision}; writes to {config.output}",
-        file=sys.stderr,
-        flush=True,
+        f"{config.optim.kind}, {config.precision}; writes to {config.output}"
+    ]
+    if trainer.step == 0:
+        lines.append(foretold(config, trainer))
+    if trainer.group.is_first:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def foretold(config: TrainConfig, trainer: Trainer) -> str:
+    """Memory and time that the run will take; the source is as before."""
+    place = trainer.source.state()
+    rows = config.micro_rows
+    probes = trainer.source.next_batch(rows), trainer.source.next_batch(rows)
+    trainer.source.load_state(place)
+    step = [rows * config.length] * (config.batch_rows // rows)
+    seen = foresee(trainer, [step] * config.steps, probes)
+    minutes, seconds = divmod(round(seen.seconds), 60)
+    return (
+        f"expected: {seen.peak_bytes / 2**30:.2f} GiB of memory, {minutes // 60}:"
+        f"{minutes % 60:02d}:{seconds:02d} of time"
     )
