@@ -169,6 +169,22 @@ def test_topics_of_the_operator_are_read_from_a_file(run: Run, shop: str, tmp_pa
     assert json.loads(run("support", *flags, "我要求赔偿").stdout)["reason"] == "topic"
 
 
+def test_rules_are_kept_with_the_base(run: Run, shop: str, tmp_path: Path) -> None:
+    topics = tmp_path / "topics.txt"
+    topics.write_text("赔偿\n", "utf-8")
+    where = ("support", "--kb", shop)
+    kept = run("support", "rules", "--kb", shop, "--topics", str(topics), "--webhook", "http://a/b")
+    assert json.loads(kept.stdout)["topics"] == ["赔偿"]
+    assert json.loads(run(*where, "rules").stdout)["webhook"] == "http://a/b"
+    assert (
+        json.loads(run("support", "rules", "--kb", shop, "--webhook", "").stdout)["webhook"] == ""
+    )
+    assert json.loads(run(*where, "我要求赔偿", "--json").stdout)["reason"] == "topic"
+    topics.write_text("", "utf-8")
+    run(*where, "rules", "--topics", str(topics))
+    assert json.loads(run(*where, "怎么退货", "--json").stdout)["action"] == "answer"
+
+
 def test_the_demo_answers_from_a_shop_and_a_bank(run: Run) -> None:
     demo = run("support", "demo", "满多少包邮", "--terminal")
     assert demo.returncode == 0, demo.stderr

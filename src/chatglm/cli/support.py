@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chatglm.apps.support import CustomerService, Desk, HandOver, Reply
     from chatglm.apps.support.wording import Wording
 
-DEMO, INBOX, LOG = "demo", "inbox", "log"
+DEMO, INBOX, LOG, RULES = "demo", "inbox", "log", "rules"
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,16 +28,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description=say(
             "Answer from a base and from nothing else, cite, or hand over to a person. "
             "`support demo` opens two examples, `support inbox` the hand-overs, `support log` "
-            "writes the audit log.",
+            "writes the audit log, `support rules` keeps the rules that are given with the base.",
             "只依据知识库回答并注明出处，不知道时转人工。support demo 打开示例，"
-            "support inbox 处理转人工，support log 导出审计日志。",
+            "support inbox 处理转人工，support log 导出审计日志，"
+            "support rules 把给出的规则存入知识库。",
         ),
     )
     parser.add_argument(
         "words",
         nargs="*",
         metavar="QUESTION",
-        help=say("a question; none for a talk; or demo, inbox, log", "问题；不填则进入对话"),
+        help=say("a question; none for a talk; or demo, inbox, log, rules", "问题；不填则进入对话"),
     )
     parser.add_argument("--kb", metavar="NAME", help=say("the knowledge base", "知识库名称"))
     parser.add_argument("--session", help=say("go on with this session", "继续该会话"))
@@ -72,7 +73,14 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=say("what neither side may say, a line each", "敏感词，每行一个"),
     )
-    group.add_argument("--webhook", metavar="URL", help=say("told of hand-overs", "转人工通知地址"))
+    group.add_argument(
+        "--webhook",
+        metavar="URL",
+        help=say(
+            "told of hand-overs, signed with $CHATGLM_WEBHOOK_SECRET",
+            "转人工通知地址（用 $CHATGLM_WEBHOOK_SECRET 签名）",
+        ),
+    )
     group.add_argument("--threshold", type=float, help=say("certainty to answer", "作答所需确定度"))
     group.add_argument("--source", action="append", default=[], help=say("only these", "限定文档"))
     group.add_argument("--tag", action="append", default=[], help=say("only these", "限定分类"))
@@ -105,37 +113,32 @@ def run(arguments: argparse.Namespace) -> int:
         return run_inbox(arguments)
     if arguments.words == [LOG]:
         return run_log(arguments)
+    if arguments.words == [RULES]:
+        from chatglm.cli.support_rules import run_rules
+
+        return run_rules(arguments)
     with make_service(arguments, arguments.kb) as service:
         return serve_words(service, arguments)
 
 
 def make_service(arguments: argparse.Namespace, kb: str) -> CustomerService:
     """The service that the flags describe."""
-    from chatglm.apps.knowledge import Filter, KnowledgeBase
-    from chatglm.apps.support import CustomerService, Rules
-    from chatglm.apps.support.rules import read_lines
+    from chatglm.apps.knowledge import Filter
+    from chatglm.apps.support import CustomerService
     from chatglm.apps.support.webhook import Webhook
+    from chatglm.cli.kb import opened
+    from chatglm.cli.support_rules import given_rules, set_threshold
 
-    try:
-        base = KnowledgeBase(kb)
-    except FileNotFoundError as error:
-        raise CommandError(str(error), 1) from error
-    if arguments.threshold is not None:
-        if not 0 <= arguments.threshold <= 1:
-            raise CommandError(f"--threshold must lie in 0 to 1, got {arguments.threshold}")
-        base.store.set("threshold", arguments.threshold)
-    lists = {
-        name: read_lines(path.read_text("utf-8-sig")) if path else ()
-        for name, path in (("topics", arguments.topics), ("words", arguments.blocked_words))
-    }
+    base = opened(kb)
+    set_threshold(base, arguments)
     wording: Wording = arguments.wording or ("model" if arguments.model else "quote")
     return CustomerService(
         base,
         model=load_model(arguments) if wording == "model" else None,
         wording=wording,
-        rules=Rules(topics=lists["topics"], words=lists["words"]),
+        rules=given_rules(arguments),
         only=Filter(sources=tuple(arguments.source), tags=tuple(arguments.tag)),
-        webhook=Webhook(url=arguments.webhook) if arguments.webhook else None,
+        webhook=Webhook.of(arguments.webhook) if arguments.webhook else None,
     )
 
 

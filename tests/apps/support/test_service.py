@@ -147,14 +147,14 @@ def test_a_talk_goes_from_bot_to_queue_to_person_and_back(service: CustomerServi
 def test_topics_of_the_operator_go_to_people_even_where_the_base_knows(
     service: CustomerService,
 ) -> None:
-    service.rules = Rules(topics=("假货",))
+    service.own_rules = Rules(topics=("假货",))
     reply = service.ask("会不会是假货？")
     assert (reply.action, reply.reason) == ("handover", "topic")
     assert service.ask("怎么取消订单？").action == "answer"
 
 
 def test_words_that_may_not_pass_stop_questions_and_answers(service: CustomerService) -> None:
-    service.rules = Rules(words=("赌博", "退一赔三"))
+    service.own_rules = Rules(words=("赌博", "退一赔三"))
     assert service.ask("怎么赌 博").action == "refusal"
     reply = service.ask("是正品吗？")
     assert (reply.action, reply.reason) == ("handover", "words")
@@ -324,6 +324,20 @@ def test_a_webhook_is_told_once_per_hand_over_with_a_signature(
     ((event, signature),) = Receiver.posts
     assert (event["event"], event["reason"], event["session"]) == ("handover", "asked", session)
     assert signature.startswith("sha256=")
+
+
+def test_rules_kept_with_a_base_hold_for_everybody_at_once(tmp_path: Path) -> None:
+    with KnowledgeBase.create(str(tmp_path / "shop.sqlite")) as base:
+        base.add([ASSETS / "shop.csv"])
+        service = CustomerService(base, desk=Desk(str(tmp_path / "desk.sqlite")))
+        assert service.ask("怎么退货？").action == "answer"
+        base.store.set("rules", {"topics": ["退货"], "words": ["赌博"]})
+        assert service.ask("怎么退货？").reason == "topic"
+        assert service.ask("怎么赌博").action == "refusal"
+        assert service.webhook is None
+        base.store.set("webhook", "http://127.0.0.1:9/")
+        assert service.webhook == Webhook(url="http://127.0.0.1:9/")
+        service.desk.close()
 
 
 def test_a_webhook_that_fails_is_logged_and_disturbs_nobody(

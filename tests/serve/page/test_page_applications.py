@@ -133,7 +133,10 @@ def test_a_customer_gets_an_answer_with_its_source_or_a_person(page: Page) -> No
     said = page.locator("[data-action=agent]")
     said.wait_for()
     assert said.locator("strong").inner_text() == "小王"
+    page.fill("#support-text", "我的订单还没到")
+    page.press("#support-text", "Enter")
     page.get_by_role("button", name="人工客服台").click()
+    card.get_by_text("客户：我的订单还没到").wait_for()
     card.get_by_role("button", name="结束，交还机器人").click()
     page.wait_for_selector("text=现在没有等待的会话。")
 

@@ -147,6 +147,12 @@ class Rules:
         self.gates["topics"] = WordGate(self.topics)
         self.gates["words"] = WordGate(self.words)
 
+    @classmethod
+    def of(cls, kept: object) -> Rules:
+        """The rules that a base keeps; none where it keeps none."""
+        lists = kept if isinstance(kept, dict) else {}
+        return cls(topics=tuple(lists.get("topics", ())), words=tuple(lists.get("words", ())))
+
     def topic_in(self, text: str) -> str | None:
         """The topic that takes a question away from the machine."""
         return self.gates["topics"].first(text)

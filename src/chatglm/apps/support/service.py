@@ -56,7 +56,8 @@ class CustomerService:
 
     base: a KnowledgeBase or its name. wording: `quote` gives the best text as it stands; `model`
     lets a model word it, held to the sources. model: None opens the embedded model when it is
-    needed. only: the sources or tags that may be used. on_handover: told of every new hand-over.
+    needed. rules, webhook: None for those that are kept with the base. only: the sources or tags
+    that may be used. on_handover: told of every new hand-over.
     """
 
     def __init__(
@@ -76,9 +77,9 @@ class CustomerService:
         self.base = KnowledgeBase(base) if isinstance(base, str) else base
         self.desk = desk or Desk.of(self.base.name)
         self.given, self.wording = model, wording
-        self.rules = rules or Rules()
+        self.own_rules, self.kept_rules = rules, (cast(object, None), Rules())
         self.only = only
-        self.on_handover, self.webhook = on_handover, webhook
+        self.on_handover, self.own_webhook = on_handover, webhook
         self.messengers: ThreadPoolExecutor | None = None
 
     @property
@@ -89,6 +90,22 @@ class CustomerService:
 
             self.given = cast("ChatGLM", ChatGLM.from_pretrained())
         return self.given
+
+    @property
+    def rules(self) -> Rules:
+        """The operator's: those given here, else those kept with the base, as they are now."""
+        if self.own_rules is not None:
+            return self.own_rules
+        kept = self.base.store.setting("rules")
+        if kept != self.kept_rules[0]:
+            self.kept_rules = (kept, Rules.of(kept))
+        return self.kept_rules[1]
+
+    @property
+    def webhook(self) -> Webhook | None:
+        """The one given here, else the one kept with the base."""
+        kept = self.base.store.setting("webhook") if self.own_webhook is None else None
+        return Webhook.of(kept) if isinstance(kept, str) and kept else self.own_webhook
 
     def ask(self, question: str, session: str | None = None) -> Reply:
         """The reply to a question of a session; a new session where none is named."""
@@ -253,17 +270,16 @@ class CustomerService:
         """Tell hook and webhook; a webhook that fails is logged and disturbs nobody."""
         if self.on_handover is not None:
             self.on_handover(opened)
-        if self.webhook is not None:
+        if (hook := self.webhook) is not None:
             if self.messengers is None:
                 self.messengers = ThreadPoolExecutor(1, thread_name_prefix="chatglm-webhook")
-            self.messengers.submit(self.post, opened)
+            self.messengers.submit(self.post, hook, opened)
 
-    def post(self, opened: HandOver) -> None:
+    def post(self, hook: Webhook, opened: HandOver) -> None:
         """Send a hand-over to the webhook."""
-        assert self.webhook is not None
         event: Mapping[str, object] = {"event": "handover", **opened.to_dict()}
         try:
-            self.webhook.post(event)
+            hook.post(event)
         except ConnectionError as error:
             self.desk.log(opened.session, "webhook failed", {"error": str(error)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ class Webhook:
     def __post_init__(self) -> None:
         if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
             raise ValueError(f"a webhook is an http or https address, got {self.url!r}")
+
+    @classmethod
+    def of(cls, url: str) -> Webhook:
+        """A webhook whose secret is CHATGLM_WEBHOOK_SECRET, where it is set."""
+        return cls(url=url, secret=os.environ.get("CHATGLM_WEBHOOK_SECRET", ""))
 
     def post(self, event: Mapping[str, object]) -> None:
         """Send an event; ConnectionError where it does not arrive."""

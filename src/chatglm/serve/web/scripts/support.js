@@ -229,6 +229,15 @@ class Desk {
     else if (cards.length !== this.list.children.length || cards.some((card, i) => card !== this.list.children[i])) {
       this.list.replaceChildren(...cards);
     }
+    data.forEach((one, i) => this.follow(one, cards[i].querySelector(".said")));
+  }
+
+  /** Shows what was said since a talk was handed over. */
+  async follow({ session, opened }, place) {
+    const where = new URLSearchParams({ base: this.base.value, session });
+    const { data } = await getJson(`v1/support/turns?${where}`).catch(() => ({ data: [] }));
+    const lines = data.filter(({ at }) => at > opened).map(({ role, text }) => `${t(`said_${role}`)}：${text}`);
+    if (lines.length) place.textContent = lines.join("\n");
   }
 
   card({ id, question, summary, reason }) {
@@ -250,7 +259,8 @@ class Desk {
       this.refresh();
     };
     return h("article", { class: "result desk-card", data: { key: id } }, h("div", { class: "result-body" },
-      h("h3", {}, question), h("p", { class: "quiet", t: `reason_${reason}` }), h("pre", { class: "plain" }, summary), area,
+      h("h3", {}, question), h("p", { class: "quiet", t: `reason_${reason}` }), h("pre", { class: "plain" }, summary),
+      h("pre", { class: "plain said", "aria-live": "polite" }), area,
       h("div", { class: "row end" },
         h("button", { type: "button", class: "pill", t: "desk_close", on: { click: act({ close: true }) } }),
         h("button", { type: "button", class: "pill primary", t: "desk_send", on: { click: act({}) } }))));
