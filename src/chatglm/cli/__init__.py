@@ -26,6 +26,7 @@ COMMANDS = (
     "finetune",
     "data",
     "merge",
+    "extend",
     "quantize",
     "export",
     "serve",

@@ -83,6 +83,14 @@ class Tokenizer(ABC):
     def spell(self, token: int) -> bytes:
         """The UTF-8 bytes of an ordinary id; may be part of a character."""
 
+    def encode_stretch(self, text: str, *, starts: bool, ends: bool) -> list[int]:
+        """Ids of a stretch of a longer text.
+
+        starts, ends: whether the text starts and ends with it; there some vocabularies add a blank
+            and drop others.
+        """
+        return self.encode(text)
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of several texts."""
         return [self.encode(text) for text in texts]

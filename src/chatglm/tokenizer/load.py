@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chatglm.tokenizer.base import Tokenizer
+from chatglm.tokenizer.extended import ADDED, ExtendedTokenizer, read_words
 
 GENERATIONS = (
     "glm", "chatglm", "chatglm2", "chatglm3", "glm4", "glm4_0414", "glm_z1", "glm4_moe", "nano",
@@ -46,7 +47,10 @@ def load_tokenizer(directory: str | os.PathLike[str], generation: str | None = N
     for name, read in _READERS.items():
         if (folder / name).is_file():
             refuse_pointer(folder / name)
-            return read(folder / name, generation)
+            tokenizer = read(folder / name, generation)
+            if (folder / ADDED).is_file():
+                return ExtendedTokenizer(tokenizer, read_words(folder / ADDED), folder / ADDED)
+            return tokenizer
     raise FileNotFoundError(f"{folder} has no tokenizer; expected one of {', '.join(_READERS)}")
 
 

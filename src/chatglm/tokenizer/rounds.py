@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 from chatglm.messages import Message
 from chatglm.prompt import Prompt
-from chatglm.tokenizer.sentencepiece import SentencePieceTokenizer
 from chatglm.tokenizer.template import PrefixTemplate, Segment, Template, special
 
 
@@ -108,9 +107,7 @@ class ChatGLMTemplate(PrefixTemplate):
     def encode_part(self, text: str, *, first: bool) -> list[int]:
         if not text:
             return []
-        if first or not isinstance(self.tokenizer, SentencePieceTokenizer):
-            return self.tokenizer.encode(text)
-        return self.tokenizer.encode_inside(text)
+        return self.tokenizer.encode_stretch(text, starts=first, ends=True)
 
     def polish(self, text: str) -> str:
         """Strip, name the time of training, and give Chinese its full-width marks, as the official

@@ -56,16 +56,15 @@ class SentencePieceTokenizer(Tokenizer):
         return max(self.num_pieces + self.shift, max(self.special.values(), default=-1) + 1)
 
     def encode(self, text: str) -> list[int]:
-        if self.spells_layout:
-            text = spell_layout(text)
-        return [i + self.shift for i in self.backend.encode(text)]
+        return self.encode_stretch(text, starts=True, ends=True)
 
-    def encode_inside(self, text: str) -> list[int]:
-        """Ids of a text that follows other text: without the blank that is put first."""
+    def encode_stretch(self, text: str, *, starts: bool, ends: bool) -> list[int]:
         mark = "<n>" if self.spells_layout else "\n"
-        start = [i + self.shift for i in self.backend.encode(mark)]
         body = spell_layout(text) if self.spells_layout else text
-        return [i + self.shift for i in self.backend.encode(mark + body)][len(start) :]
+        ids = self.backend.encode(("" if starts else mark) + body + ("" if ends else mark))
+        first = 0 if starts else len(self.backend.encode(mark))
+        last = len(ids) - (0 if ends else 1)
+        return [i + self.shift for i in ids[first:last]]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The file's own spelling of each id."""
