@@ -122,7 +122,7 @@ def test_words_that_are_the_head_of_a_quantized_model_have_8_bits_there(
     plain = Network(model)
     assert plain.head.kind in native.FLOAT_KINDS.values()
     for name, part in list(model.named_modules()):
-        if type(part) is nn.Linear and not (name == "head"):
+        if type(part) is nn.Linear and name != "head":
             replace_module(model, name, quantized(part.weight.detach(), 8, bias=False))
     step = Network(model)
     hidden = torch.randn(3, model.config.hidden_size)
