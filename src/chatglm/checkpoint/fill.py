@@ -27,13 +27,17 @@ from chatglm.model.surgery import replace_module
 from chatglm.quantization.calibrate import Calibration
 from chatglm.quantization.cuda import on_cuda
 from chatglm.quantization.kinds import linear_of
-from chatglm.quantization.official import OfficialEmbedding, OfficialLinear
+from chatglm.quantization.native import best_level
+from chatglm.quantization.official import OfficialEmbedding, OfficialLinear, in_tiles
 from chatglm.quantization.scheme import scheme_of
 from chatglm.quantization.stored import StoredLinear
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # On a CPU, `auto` computes in float32 what needs no more than this share of the memory there is.
 _SMALL_SHARE = 0.2
+# Of ChatGLM's own quantized files, `auto` computes those of more weights by the native kernels, and
+# smaller ones as the official code does.
+_MOST_EXACT = 1 << 28
 
 
 class Uninitialized(TorchFunctionMode):
@@ -96,6 +100,7 @@ def fill(
     if quantize is not None:
         refuse_quantized(model, files.folder)
     put = Put(model, quantize, device, wanted, calibration)
+    put.tiles_official = dtype == "auto" and device.type == "cpu" and is_for_kernels(model)
     empty = model.state_dict()
     dtypes: dict[str, torch.dtype] = {}
     for layer, entries in groupby(plan, key=layer_of):
@@ -126,6 +131,7 @@ class Put:
     device: torch.device
     wanted: torch.dtype | None
     calibration: Calibration | None
+    tiles_official: bool = False
 
     def __call__(self, name: str, tensor: Tensor) -> None:
         """Take a tensor of the network by its name."""
@@ -140,11 +146,14 @@ class Put:
             replace_module(self.model, parent, new)
             return
         keep = not tensor.is_floating_point() or part == "correction"
-        keep = keep or (is_stored and part != "bias")
+        official = module if isinstance(module, OfficialLinear) and self.tiles_official else None
+        keep = keep or ((is_stored or official is not None) and part != "bias")
         kept = tensor.dtype if keep else self.wanted or tensor.dtype
         place(self.model, name, tensor.to(device=self.device, dtype=kept))
         if isinstance(module, StoredLinear) and module.is_whole():
             replace_module(self.model, parent, on_cuda(module.in_tiles()))
+        if official and official.is_whole() and official.weight_scale.dtype == torch.float16:
+            replace_module(self.model, parent, in_tiles(official))
 
 
 def layer_of(entry: Entry) -> int | None:
@@ -156,6 +165,12 @@ def layer_of(entry: Entry) -> int | None:
 def linears_of(model: Transformer) -> dict[str, nn.Linear]:
     """The linears by name."""
     return {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def is_for_kernels(model: Transformer) -> bool:
+    """Whether the native kernels are there and ChatGLM's own quantized linears are large."""
+    sizes = [m.rows * m.columns for m in model.modules() if isinstance(m, OfficialLinear)]
+    return sum(sizes) > _MOST_EXACT and best_level() >= 0
 
 
 def refuse_quantized(model: Transformer, folder: Path) -> None:

@@ -13,7 +13,7 @@ from chatglm.checkpoint.fill import build
 from chatglm.checkpoint.names import entry_of
 from chatglm.checkpoint.transforms import part_sizes, to_theirs
 from chatglm.config import ModelConfig
-from chatglm.quantization.official import OfficialLinear
+from chatglm.quantization.official import OfficialLinear, OfficialTiles
 
 if TYPE_CHECKING:
     from chatglm.checkpoint.load import Loaded
@@ -47,8 +47,8 @@ def shape_of(loaded: Loaded, ours: str) -> tuple[int, ...]:
     owner, _, leaf = ours.rpartition(".")
     module = loaded.model.get_submodule(owner)
     shape = tuple(module.state_dict(keep_vars=True)[leaf].shape)
-    if isinstance(module, OfficialLinear) and ours.endswith(".weight"):
-        return shape[0], module.columns
+    if isinstance(module, OfficialLinear | OfficialTiles) and leaf == "weight":
+        return module.rows, module.columns
     return shape
 
 
@@ -64,7 +64,7 @@ def parameter(loaded: Loaded, ours: str) -> Tensor:
     """A parameter of the model; what is packed as floating point."""
     owner, _, leaf = ours.rpartition(".")
     module = loaded.model.get_submodule(owner)
-    if isinstance(module, OfficialLinear) and leaf == "weight":
+    if isinstance(module, OfficialLinear | OfficialTiles) and leaf == "weight":
         return module.dequantized(torch.float32)
     tensor: Tensor = module.state_dict()[leaf]
     return tensor

@@ -56,7 +56,7 @@ def head_weight(model: Transformer, *, packs: bool) -> Weight:
     ):
         scheme = SCHEMES["int8"]
         weight = words.weight.detach()
-        words = quantized(weight, scheme.bits, scheme.group, symmetric=True, bias=False)
+        return quantized(weight, scheme.bits, scheme.group, bias=False).for_kernels()
     return weight_of(words, packs=packs)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chatglm.quantization.linear import Integers, QuantizedLinear, to_tiles
+from chatglm.quantization.official import OfficialTiles
 from chatglm.quantization.scheme import Scheme
 from chatglm.quantization.tiles import BLOCK, unpack, unpack_groups, up_to
 
@@ -65,6 +66,8 @@ class StoredLinear(nn.Module):
 
 def stored_part(linear: QuantizedLinear, name: str) -> Tensor:
     """A tensor of a linear as a file has it, by its name without the linear's."""
+    if isinstance(linear, OfficialTiles) and name != "bias":
+        return linear.official(name)
     packed, rows, columns = linear.packed, linear.rows, linear.columns
     if name == "weight":
         values = unpack(packed.weight, linear.bits)[:rows, :columns]
