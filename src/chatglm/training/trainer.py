@@ -124,12 +124,12 @@ class Trainer:
         self.source.load_state(source)
         return True
 
-    def save(self) -> Path:
-        """Write a checkpoint of this step."""
+    def save(self, place: dict[str, object] | None = None) -> Path:
+        """Write a checkpoint of this step; place: the source's, where it is another than now."""
         state: dict[str, object] = {
             "tokens": self.num_tokens,
             "seconds": self.num_seconds,
-            "source": self.source.state(),
+            "source": place or self.source.state(),
         }
         if self.config.keep_best:
             state["best"] = self.best.state()
@@ -218,7 +218,7 @@ class Trainer:
         that the loss does not depend on how the batch is cut.
         """
         config = self.config
-        batch = self.source.next_batch(config.batch_rows)
+        batch = self.next_batch()
         total = max(self.count(batch), 1)
         loss_sum = 0.0
         mine = batch.shared_out(self.group.data_rank, self.group.data_size, together=self.together)
@@ -243,6 +243,18 @@ class Trainer:
         self.step += 1
         self.num_tokens += batch.num_tokens
         return loss_sum / total, norm, share
+
+    def next_batch(self) -> Batch:
+        """The rows of a step; where their file is lost, the steps until now are saved first, unless
+        other processes would have to agree.
+        """
+        place = self.source.state()
+        try:
+            return self.source.next_batch(self.config.batch_rows)
+        except OSError:
+            if self.step and self.group.size == 1:
+                self.save(place)
+            raise
 
     def placed(self, batch: Batch) -> Batch:
         """The batch on the model's device."""
