@@ -34,7 +34,7 @@ struct ChatglmNetwork {
   const ChatglmLayer* layers;
   const float *norm, *norm_bias;
   const float *cos, *sin;   // (num_positions, turned / 2)
-  ChatglmWeight embedding;  // its rows are the words
+  ChatglmWeight embedding, head;  // their rows are the words
   int64_t num_layers, hidden_size, ffn_size, num_positions;
   float norm_eps, residual_scale;
   int32_t norm_kind;   // 0 LayerNorm, 1 RMSNorm
@@ -47,6 +47,7 @@ struct ChatglmForward {
   const int32_t* tokens;
   const float* input;        // (tokens, hidden size) in the place of the words' embeddings, or null
   float* output;             // (tokens, hidden size)
+  float* scores;             // (tokens, words) of the token after each, or null
   const int32_t* positions;  // (tokens, planes)
   void* scratch;
   int64_t scratch_bytes, key_stride, value_stride, scale_stride;
@@ -175,7 +176,7 @@ const Rows& rows_of(int level) {
   return rows_portable;
 }
 
-enum What { kEnter, kQkv, kDecode, kStore, kAttend, kGather, kOut, kMiddle, kUp, kDown, kLeave };
+enum What { kEnter, kQkv, kDecode, kStore, kAttend, kGather, kOut, kMiddle, kUp, kDown, kLeave, kHead };
 
 // Pieces of `size` rows or columns of one kind of work in one layer.
 struct Phase {
@@ -208,6 +209,7 @@ struct Layout {
         bytes[j % 2] = std::max(bytes[j % 2], needed);
       }
     }
+    if (n.head.data) bytes[0] = std::max(bytes[0], linear::input_bytes(n.head.kind, t, c));
     int64_t at = 0;
     for (auto [start, size] : {std::pair<int64_t*, int64_t>{&x, t * c},
                                {&normed, n.residual == 1 ? t * c : 0},
@@ -317,6 +319,7 @@ struct Forward final : Task {
       add(kDown, i, layer.down.rows, slice(layer.down, a.num_threads));
       add(kLeave, i, t, some);
     }
+    if (f.scores) add(kHead, net.num_layers - 1, net.head.rows, slice(net.head, a.num_threads));
   }
 
   void run() override {
@@ -344,6 +347,7 @@ struct Forward final : Task {
       case kOut: return multiply(layer.out, bent, y, begin, p.size);
       case kUp: return bend(layer, begin, std::min(begin + p.size, net.ffn_size));
       case kDown: return multiply(layer.down, bent, y, begin, p.size);
+      case kHead: return multiply(net.head, input, f.scores, begin, p.size);
       case kStore: return store(attention[size_t(p.layer)], begin, end);
       case kAttend: return attention_attend(attention[size_t(p.layer)], reads[size_t(piece)]);
       case kDecode: return decode(attention[size_t(p.layer)], layer, piece);
@@ -406,13 +410,16 @@ struct Forward final : Task {
   void leave(int64_t i, int64_t layer) {
     if (layer + 1 < net.num_layers) {
       const ChatglmLayer& next = net.layers[layer + 1];
-      enter(i, next.norm1, next.norm1_bias, next.qkv);
-    } else if (net.norm != nullptr) {
-      rows.norm(net, x + i * net.hidden_size, net.norm, net.norm_bias,
-                f.output + i * net.hidden_size);
-    } else {
-      std::copy_n(x + i * net.hidden_size, net.hidden_size, f.output + i * net.hidden_size);
+      return enter(i, next.norm1, next.norm1_bias, next.qkv);
     }
+    const float* row = x + i * net.hidden_size;
+    float* out = f.output + i * net.hidden_size;
+    if (net.norm != nullptr) {
+      rows.norm(net, row, net.norm, net.norm_bias, out);
+    } else {
+      std::copy_n(row, net.hidden_size, out);
+    }
+    if (f.scores) prepare(net.head, out, i, input);
   }
 
   // Columns [begin, end) of the widened rows, bent and as `down` takes them.
@@ -463,6 +470,7 @@ bool is_wrong(const ChatglmNetwork& n, const ChatglmForward& f, const ChatglmAtt
       return true;
     }
   }
+  if (f.scores != nullptr && (n.head.rows < 1 || !is_weight(n.head, n.head.rows, c))) return true;
   for (int64_t i = 0; i < a.num_tokens && f.input == nullptr; ++i) {
     if (f.tokens[i] < 0 || f.tokens[i] >= n.embedding.rows) return true;
   }
@@ -483,7 +491,7 @@ EXPORT int64_t chatglm_forward_bytes(const ChatglmNetwork* network, const Chatgl
   return Layout(*network, *a).total * int64_t(sizeof(float));
 }
 
-// Hidden states of the tokens; their keys and values are kept. 0, or 1 where an argument is out of
+// Hidden states of the tokens, and scores where asked for; their keys and values are kept. 0, or 1 where an argument is out of
 // range. `scratch` is aligned to 64 bytes.
 EXPORT int chatglm_forward(const ChatglmNetwork* network, const ChatglmForward* f,
                            const ChatglmAttention* a) {
@@ -496,6 +504,7 @@ EXPORT int chatglm_forward(const ChatglmNetwork* network, const ChatglmForward* 
       products += a->num_tokens * w->rows * w->columns;
     }
   }
+  if (f->scores != nullptr) products += a->num_tokens * network->head.rows * network->head.columns;
   // A forward of a few microseconds is not worth waking anybody.
   run_in_parallel(forward, products < 1000000 ? 1 : a->num_threads);
   return 0;

@@ -235,7 +235,7 @@ class Engine:
         whole = request.prompt.prefix if self.config.context == "prefix" else 0
         if stop - start > self.chunk_size:
             stop = min(max(start + self.chunk_size, whole), stop)
-        hidden = self.forward([branch], [branch.tokens[start:stop]])
+        hidden = self.runner.read([self.part(branch, branch.tokens[start:stop])])  # (T, C)
         branch.num_read = stop
         self.keep(branch)
         if request.sampling.prompt_logprobs is not None and branch.index == 0:
@@ -292,19 +292,14 @@ class Engine:
         extend_keys(branch.keys, [*[-1] * num_learned, *branch.tokens[:num_read]], root)
         self.scheduler.keep(branch.id, branch.keys[:num_blocks])
 
-    def forward(self, branches: Sequence[Branch], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Hidden states (T, C) of the next tokens of branches, one branch after the other."""
-        return self.runner.read(
-            [
-                Part(
-                    prompt=branch.request.prompt,
-                    blocks=self.scheduler.running[branch.id].blocks,
-                    start=branch.num_read,
-                    tokens=part,
-                    adapter=branch.request.sampling.adapter,
-                )
-                for branch, part in zip(branches, tokens, strict=True)
-            ]
+    def part(self, branch: Branch, tokens: Sequence[int]) -> Part:
+        """The next tokens of a branch, for the runner."""
+        return Part(
+            prompt=branch.request.prompt,
+            blocks=self.scheduler.running[branch.id].blocks,
+            start=branch.num_read,
+            tokens=tokens,
+            adapter=branch.request.sampling.adapter,
         )
 
     def score_prompt(self, request: Request, hidden: Tensor, start: int) -> None:
@@ -328,8 +323,8 @@ class Engine:
 
     def decode(self, running: list[Branch]) -> list[Output]:
         """Read one more token of each branch, all together, and choose the next."""
-        hidden = self.forward(running, [branch.fed for branch in running])  # (T, C)
-        logits = self.runner.logits(hidden)  # nothing is noted before all has succeeded
+        # Nothing is noted before all has succeeded.
+        logits = self.runner.score([self.part(branch, branch.fed) for branch in running])  # (T, V)
         for branch in running:
             branch.num_read = len(branch.tokens)
             self.keep(branch)

@@ -48,7 +48,7 @@ class _Layer(ctypes.Structure):
 class _Network(ctypes.Structure):
     _fields_: ClassVar[_Fields] = [
         *_fields("layers norm norm_bias cos sin", ctypes.c_void_p),
-        ("embedding", Weight),
+        *_fields("embedding head", Weight),
         *_fields("num_layers hidden_size ffn_size num_positions", ctypes.c_int64),
         *_fields("norm_eps residual_scale", ctypes.c_float),
         *_fields("norm_kind residual activation", ctypes.c_int32),
@@ -57,7 +57,7 @@ class _Network(ctypes.Structure):
 
 class _Forward(ctypes.Structure):
     _fields_: ClassVar[_Fields] = [
-        *_fields("tokens input output positions scratch", ctypes.c_void_p),
+        *_fields("tokens input output scores positions scratch", ctypes.c_void_p),
         *_fields("scratch_bytes key_stride value_stride scale_stride", ctypes.c_int64),
     ]
 
@@ -112,6 +112,7 @@ class Network:
         self.layers = (_Layer * config.num_layers)(*(self.layer(layer) for layer in model.layers))
         self.head = head_weight(model, packs=packs)
         self.network = n = _Network()
+        n.head = self.head
         # Words whose position is rotary are looked up by the native step itself.
         self.reads_words = model.rotary is not None and has_weight(model.embedding)
         if self.reads_words:
@@ -164,6 +165,31 @@ class Network:
         spans: Sequence[Span],
     ) -> Tensor:
         """Hidden states (T, C) in float32 of tokens at positions (P, T)."""
+        return self.compute(tokens, places, store, spans, None)
+
+    def scores(
+        self,
+        tokens: Sequence[int],
+        places: Sequence[Sequence[int]],
+        store: KeyValueStore,
+        spans: Sequence[Span],
+    ) -> Tensor:
+        """Scores (T, V) in float32 of the token after each, in the same call."""
+        scores = torch.empty(len(tokens), self.head.rows)
+        self.compute(tokens, places, store, spans, scores)
+        return scores
+
+    def compute(
+        self,
+        tokens: Sequence[int],
+        places: Sequence[Sequence[int]],
+        store: KeyValueStore,
+        spans: Sequence[Span],
+        scores: Tensor | None,
+    ) -> Tensor:
+        """Hidden states (T, C); the scores that belong to them are written where there is room for
+        them.
+        """
         a, kept = arranged(store, spans, -1)
         ids, positions = array("i", tokens), self.turn(a, places)
         x = None if self.reads_words else self.embedded(tokens, places)
@@ -175,6 +201,7 @@ class Network:
         f.scratch, f.scratch_bytes = self.room(a)
         f.tokens, f.positions = ids.buffer_info()[0], positions.buffer_info()[0]
         f.input, f.output = None if x is None else x.data_ptr(), out.data_ptr()
+        f.scores = None if scores is None else scores.data_ptr()
         if self.run(ctypes.byref(self.network), ctypes.byref(f), ctypes.byref(a)):
             raise ValueError(
                 f"the native step refuses {a.num_tokens} tokens of {a.num_sequences} sequences; "

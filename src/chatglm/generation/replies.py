@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from chatglm.generation.request import Branch, Finish, Output, Request
-from chatglm.generation.sampling import check_finite, log_probabilities
+from chatglm.generation.sampling import best_of, check_finite, log_probabilities
 from chatglm.generation.scheduler import Scheduler
 
 
@@ -57,8 +57,7 @@ class Replies:
         scores: list[float] = []
         tokens: list[int] = []
         if any(branch.sampler.takes_likeliest for branch in branches):
-            best = logits.max(-1)
-            scores, tokens = best.values.tolist(), best.indices.tolist()
+            scores, tokens = best_of(logits)
         outputs: list[Output] = []
         row = 0  # of the branch's first token
         for branch in branches:

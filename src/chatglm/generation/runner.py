@@ -135,6 +135,27 @@ class Runner:
 
     def read(self, parts: Sequence[Part]) -> Tensor:
         """Hidden states (T, C) of the parts' tokens, one part after the other."""
+        tokens, places, store, spans = self.arranged(parts)
+        if self.network is not None:
+            return self.network.forward(tokens, places, store, spans)
+        hidden: Tensor = self.decoder(
+            torch.tensor([tokens], device=self.device),  # (1, T)
+            torch.tensor([places], device=self.device),  # (1, P, T)
+            None,
+            PagedBatch(store, spans),
+        )
+        return hidden[0]
+
+    def score(self, parts: Sequence[Part]) -> Tensor:
+        """Scores (T, V) in float32 of the token after each of the parts' tokens."""
+        if isinstance(self.network, network.Network):
+            return self.network.scores(*self.arranged(parts))
+        return self.logits(self.read(parts))
+
+    def arranged(
+        self, parts: Sequence[Part]
+    ) -> tuple[list[int], list[list[int]], KeyValueStore, list[Span]]:
+        """The parts' tokens, their positions by plane, and where their keys and values lie."""
         assert self.store is not None
         spans: list[Span] = []
         places: list[list[int]] = [[] for _ in range(self.config.num_planes)]
@@ -148,15 +169,7 @@ class Runner:
         tokens = [token for part in parts for token in part.tokens]
         if self.adapters:
             self.routing.set([part.adapter for part in parts], [len(p.tokens) for p in parts])
-        if self.network is not None:
-            return self.network.forward(tokens, places, self.store, spans)
-        hidden: Tensor = self.decoder(
-            torch.tensor([tokens], device=self.device),  # (1, T)
-            torch.tensor([places], device=self.device),  # (1, P, T)
-            None,
-            PagedBatch(self.store, spans),
-        )
-        return hidden[0]
+        return tokens, places, self.store, spans
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores (…, V) in float32 of the token after each hidden state."""
