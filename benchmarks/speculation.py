@@ -1,16 +1,22 @@
 """What trying tokens ahead saves, by task: steps and time with and without, in one run.
 
     python -m benchmarks.speculation [MODEL] [--draft MODEL] [--speculate 8] [--tokens 120]
+        [--texts FILE.jsonl]
 
 MODEL: a directory or hub id; the embedded model without one. Replies are greedy, then drawn; a
-reply that differs with and without speculation is an error.
+reply that differs with and without speculation is an error. --texts: lines {"article": …}, of which
+25 are summed up and rewritten too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from chatglm import ChatGLM
 from chatglm.generation.engine import Engine
@@ -36,6 +42,21 @@ TASKS = {
     "write freely": "请写一段关于秋天的短文。",
     "chat": "你好，请介绍一下你自己。",
 }
+
+NUM_TEXTS, MOST_CHARACTERS, MOST_REWRITTEN = 25, 1500, 150
+
+
+def tasks_of(path: Path) -> dict[str, list[str]]:
+    """Texts of a file to be summed up, and their beginnings to be rewritten."""
+    rows = [json.loads(line)["article"] for line in path.read_text("utf-8").splitlines()]
+    random.Random(1).shuffle(rows)
+    texts = [text for text in rows if text and len(text) <= MOST_CHARACTERS][:NUM_TEXTS]
+    return {
+        f"summaries of {len(texts)} texts": [f"请为以下文章写一段简短的摘要：\n{t}" for t in texts],
+        f"{len(texts)} texts rewritten": [
+            f"请把下面的话改写得更正式：\n{text[:MOST_REWRITTEN]}" for text in texts
+        ],
+    }
 
 
 @dataclass
@@ -66,8 +87,24 @@ def run(engine: Engine, prompt: Prompt, sampling: Sampling) -> Run:
     )
 
 
-def compare(model: ChatGLM, text: str, plain: Sampling, count: int) -> str:
-    """A row of the table; a ValueError where the replies differ."""
+def compare(model: ChatGLM, texts: Sequence[str], plain: Sampling, count: int) -> str:
+    """A row of the table over all texts; a ValueError where the replies differ."""
+    pairs = [both(model, text, plain, count) for text in texts]
+    tokens = sum(len(ahead.tokens) for _, ahead in pairs)
+    steps = [sum(run.steps for run in runs) for runs in zip(*pairs, strict=True)]
+    seconds = [sum(run.seconds for run in runs) for runs in zip(*pairs, strict=True)]
+    drafted, accepted = (
+        sum(ahead.drafted for _, ahead in pairs),
+        sum(ahead.accepted for _, ahead in pairs),
+    )
+    return (
+        f"{tokens} | {steps[0] / max(steps[1], 1):.2f} | "
+        f"{accepted / max(drafted, 1):.0%} | {seconds[0] / max(seconds[1], 1e-9):.2f}"
+    )
+
+
+def both(model: ChatGLM, text: str, plain: Sampling, count: int) -> tuple[Run, Run]:
+    """The reply to a text without and with speculation, each the fastest of three."""
     if model.tokenizer.template.is_chat:
         prompt = model.tokenizer.template.prompt([Message(role="user", content=text)])
     else:
@@ -78,11 +115,7 @@ def compare(model: ChatGLM, text: str, plain: Sampling, count: int) -> str:
     with_it = min((run(model.engine, prompt, ahead) for _ in range(3)), key=lambda r: r.seconds)
     if with_it.tokens != without.tokens:
         raise ValueError(f"the reply differs with speculation: {text[:20]}")
-    share = with_it.accepted / max(with_it.drafted, 1)
-    return (
-        f"{len(with_it.tokens)} | {without.steps / max(with_it.steps, 1):.2f} | "
-        f"{share:.0%} | {without.seconds / max(with_it.seconds, 1e-9):.2f}"
-    )
+    return without, with_it
 
 
 def main() -> None:
@@ -92,15 +125,17 @@ def main() -> None:
     parser.add_argument("--draft")
     parser.add_argument("--speculate", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=120)
+    parser.add_argument("--texts", type=Path)
     args = parser.parse_args()
     model = ChatGLM.from_pretrained(args.model, draft=args.draft)
     assert isinstance(model, ChatGLM)
     print("| task | reply | tokens | tokens a step | drafts right | speed-up |")
     print("|---|---|---|---|---|---|")
-    for name, text in TASKS.items():
+    tasks = {name: [text] for name, text in TASKS.items()}
+    for name, texts in (tasks | (tasks_of(args.texts) if args.texts else {})).items():
         for kind, temperature in (("greedy", 0.0), ("drawn", 0.8)):
             plain = Sampling(temperature=temperature, seed=1, max_new_tokens=args.tokens)
-            print(f"| {name} | {kind} | {compare(model, text, plain, args.speculate)} |")
+            print(f"| {name} | {kind} | {compare(model, texts, plain, args.speculate)} |")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatglm.apps.knowledge.synonyms import Synonyms, read_groups
-from chatglm.apps.knowledge.words import distinct, normalized, terms
+from chatglm.apps.knowledge.words import codes, distinct, normalized, terms
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,16 @@ def test_synonyms_of_a_question_are_the_words_it_lacks() -> None:
     assert Synonyms(groups).others("积分") == ""
     with pytest.raises(ValueError, match="stands alone"):
         read_groups("运费")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Ｂ２多少钱", {"b2"}),
+        ("RTX-4090 和 iPhone15", {"rtx4090", "iphone15"}),
+        ("15天内退5G套餐，花了100元", set()),
+        ("Windows 下载", set()),
+    ],
+)
+def test_codes_are_names_with_a_number(text: str, found: set[str]) -> None:
+    assert codes(text) == found

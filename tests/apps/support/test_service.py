@@ -326,6 +326,18 @@ def test_a_webhook_is_told_once_per_hand_over_with_a_signature(
     assert signature.startswith("sha256=")
 
 
+def test_a_type_that_an_entry_does_not_name_is_not_answered_by_it(tmp_path: Path) -> None:
+    (tmp_path / "耳机.md").write_text("# 耳机 B2\n\n## 价格\n\n耳机 B2 的价格是399元。\n", "utf-8")
+    with KnowledgeBase.create(str(tmp_path / "mixed.sqlite")) as base:
+        base.add([ASSETS / "shop.csv", tmp_path / "耳机.md"])
+        service = CustomerService(base, desk=Desk(str(tmp_path / "desk.sqlite")))
+        assert "399" in service.ask("B2价格多少钱").text
+        assert base.search("B2多少钱")[0].chunk.source == "耳机.md"
+        reply = service.ask("D9多少钱")
+        assert (reply.action, reply.reason) == ("handover", "unknown")
+        service.desk.close()
+
+
 def test_rules_kept_with_a_base_hold_for_everybody_at_once(tmp_path: Path) -> None:
     with KnowledgeBase.create(str(tmp_path / "shop.sqlite")) as base:
         base.add([ASSETS / "shop.csv"])

@@ -16,12 +16,14 @@ from importlib.resources import files
 from chatglm.apps.knowledge.records import Chunk, Hit
 from chatglm.apps.knowledge.search import Omit, Searcher
 from chatglm.apps.knowledge.vectors import passage_vectors
-from chatglm.apps.knowledge.words import normalized
+from chatglm.apps.knowledge.words import codes, normalized
 
 WEIGHTS = (6.37, 2.87, 3.4)
 BIAS = -3.57
 DEFAULT_THRESHOLD = 0.4
 LOWEST, HIGHEST = 0.2, 0.5
+OTHER_CODE = 0.15
+"""The most where the question names a type (B2) that the hit does not: no answer then."""
 NUM_SAMPLES, FEWEST_SAMPLES = 150, 20
 
 
@@ -49,7 +51,9 @@ def certainty(
         return 1.0
     signs = astuple(signs_of(searcher, question, hits, omit))
     logit = BIAS + sum(weight * sign for weight, sign in zip(WEIGHTS, signs, strict=True))
-    return 1 / (1 + math.exp(-logit))
+    chance = 1 / (1 + math.exp(-logit))
+    is_named = codes(question) <= codes(hits[0].chunk.searchable)
+    return chance if is_named else min(chance, OTHER_CODE)
 
 
 def bare(text: str) -> str:

@@ -10,7 +10,7 @@ from chatglm.apps.knowledge.bm25 import K1, bm25, counted, weight
 from chatglm.apps.knowledge.records import EVERYTHING, Chunk, Filter, Hit, Scored, Store
 from chatglm.apps.knowledge.synonyms import Synonyms
 from chatglm.apps.knowledge.vectors import Embedder, passage_vectors
-from chatglm.apps.knowledge.words import distinct
+from chatglm.apps.knowledge.words import codes, distinct
 
 Way = Literal["joined", "lexical", "vector"]
 WAYS = get_args(Way)
@@ -20,6 +20,8 @@ RANK_OFFSET = 20
 SHARES = {"lexical": 1.0, "vector": 0.5}
 SCORES = {"lexical": 0.6, "vector": 0.15}
 SYNONYM = 0.5
+OTHER_CODE = 0.5
+"""What a chunk keeps of its score that lacks a code of the question which another chunk has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ class Searcher:
         if way != "lexical" and self.embedder is not None:
             lists["vector"] = self.by_vector(question, num, only, omit)
         scored = joined(lists) if way == "joined" else next(iter(lists.values()))
+        if way == "joined" and (named := codes(question)):
+            scored = self.naming(named, scored)
         places = {
             name: {chunk: rank for rank, (chunk, _) in enumerate(found, start=1)}
             for name, found in lists.items()
@@ -87,6 +91,17 @@ class Searcher:
                 ranks = {name: at[chunk.id] for name, at in places.items() if chunk.id in at}
                 hits.append(Hit(chunk=seen, score=scores[chunk.id], ranks=ranks))
         return hits
+
+    def naming(self, named: frozenset[str], scored: Scored) -> Scored:
+        """The chunks with those first that name what the question names: the price of a B2 is not
+        that of an A1, however alike the rest is.
+        """
+        chunks = self.store.chunks([number for number, _ in scored])
+        naming = {chunk.id for chunk in chunks if named <= codes(chunk.searchable)}
+        if not naming:
+            return scored
+        kept = [(c, score * (1.0 if c in naming else OTHER_CODE)) for c, score in scored]
+        return sorted(kept, key=lambda pair: (-pair[1], pair[0]))
 
     def by_terms(
         self, question: str, k: int, only: Filter = EVERYTHING, omit: Omit | None = None

@@ -17,6 +17,7 @@ _RUN = re.compile(r"[\u3400-\u9fff]+|[^\W_\u3400-\u9fff]+")
 _NUMBER = re.compile(
     r"[零一二两三四五六七八九十百千万]+(?=[天日月年周号元块钱件倍折兆级楼岁次]|小时|分钟)"
 )
+_CODE = re.compile(r"(?<![a-z\d])[a-z]+-?\d[a-z\d]*")
 _DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
 
@@ -59,6 +60,11 @@ def stem(word: str) -> str:
     """An English plural as its singular; other words as they are."""
     is_plural = len(word) > 3 and word.isascii() and word.endswith("s")
     return word[:-1] if is_plural and not word.endswith(("ss", "us", "is")) else word
+
+
+def codes(text: str) -> frozenset[str]:
+    """The names of types and models in a text: B2, iphone15, rtx-4090."""
+    return frozenset(found.replace("-", "") for found in _CODE.findall(normalized(text)))
 
 
 @lru_cache(maxsize=4096)
