@@ -114,15 +114,15 @@ def out_of_memory_at(
 ) -> None:
     """Every forward that the condition is true of fails as an allocator does."""
     runner = model.engine.runner
-    read = runner.read
+    arranged = runner.arranged
 
-    def reading(parts: list[object]) -> torch.Tensor:
+    def arranging(parts: list[object]) -> object:
         tokens = torch.tensor([t for part in parts for t in part.tokens])  # type: ignore[attr-defined]
         if is_hit(tokens):
             raise torch.OutOfMemoryError("no memory for this allocation")
-        return read(parts)  # type: ignore[arg-type]
+        return arranged(parts)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner, "read", reading)
+    monkeypatch.setattr(runner, "arranged", arranging)
 
 
 def test_no_memory_for_a_prompt_ends_that_request_alone(
