@@ -93,7 +93,7 @@ def held_out_loss(loaded: Loaded, network: Network, file: Path) -> float:
     return total / count
 
 
-def measure(method: str, task: Path, epochs: float) -> dict[str, float]:
+def measure(method: str, task: Path, epochs: float, precision: str) -> dict[str, float]:
     """One row of the table: trained parameters, seconds of processor, memory, loss and score."""
     from chatglm import checkpoint
     from chatglm.adapters.prefix import PrefixTuned
@@ -111,6 +111,7 @@ def measure(method: str, task: Path, epochs: float) -> dict[str, float]:
             "output_dir": str(task / method.replace(" ", "")),
             "data": (str(task / "train.jsonl"),),
             "epochs": epochs,
+            "precision": precision,
             "batch_size": 16,
             "grad_accum": 1,
             "val_size": 0.0,
@@ -153,11 +154,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=20.0)
     parser.add_argument("--entries", type=int, default=42, help="of the knowledge base")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    kinds = ("auto", "float32", "bfloat16")
+    parser.add_argument("--precision", choices=kinds, default="auto", help="of the products")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--task", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
-        print(json.dumps(measure(args.only, args.task, args.epochs)))
+        print(json.dumps(measure(args.only, args.task, args.epochs, args.precision)))
         return
     print("| method | trained | CPU s | peak GiB | loss | ROUGE-L | right answer | general loss |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
@@ -167,6 +170,7 @@ def main() -> None:
         def in_process(method: str) -> dict[str, float]:
             command = [sys.executable, "-m", "benchmarks.finetuning", "--only", method]
             command += ["--task", folder, "--epochs", str(args.epochs)]
+            command += ["--precision", args.precision]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             row: dict[str, float] = json.loads(done.stdout)
             return row

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,33 +12,15 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 from tests.cluster.nodes import Nodes
-
-KEY = {"Authorization": "Bearer sesame"}
-REPLICA = "ServeReplica:chatglm"
+from tests.cluster.service import KEY, REPLICA, service
 
 
 @pytest.fixture(scope="module")
 def address(nodes: Nodes, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A service of two replicas; it ends well on SIGTERM."""
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
+    """A service of two replicas."""
     log = tmp_path_factory.mktemp("service") / "log"
-    with nodes.start(
-        log, "serve", "--cluster", "--replicas", "2", "--model", f"toy={toy}", "--port",
-        str(port), "--api-key", "sesame",
-    ) as process:  # fmt: skip
-        try:
-            while "Ctrl-C" not in log.read_text("utf-8"):
-                assert process.poll() is None, log.read_text("utf-8")
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0, log.read_text("utf-8")[-5000:]
-        finally:
-            process.kill()
-    assert "sesame" not in log.read_text("utf-8")
-    assert nodes.workers(REPLICA) == []
+    with service(nodes, toy, log, "--replicas", "2") as address:
+        yield address
 
 
 def body(tokens: int, **more: object) -> dict[str, object]:

@@ -51,7 +51,8 @@ def arguments(toy: Path, data: str, output: Path, *more: str) -> list[str]:
     return [
         "finetune", data, "--model", str(toy), "--output-dir", str(output), "--max-steps", "6",
         "--batch-size", "2", "--grad-accum", "2", "--lr", "0.01", "--val-size", "5",
-        "--log-steps", "1", "--eval-steps", "3", "--save-steps", "3", "--threads", "1", *more,
+        "--log-steps", "1", "--eval-steps", "3", "--save-steps", "3", "--threads", "1",
+        "--precision", "float32", *more,
     ]  # fmt: skip
 
 

@@ -50,6 +50,7 @@ def settings(toy: Path, data: str, tmp_path: Path) -> Callable[..., TuneConfig]:
             "eval_steps": 3,
             "save_steps": 2,
             "threads": 1,
+            "precision": "float32",
             "prefix_length": 4,
             "freeze_layers": 1,
             "cutoff_len": 256,

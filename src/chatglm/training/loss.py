@@ -64,9 +64,13 @@ def loss_and_gradient(logits: Tensor, labels: Tensor) -> Tensor:
     for rows, wanted in zip(logits.split(ROWS), labels.split(ROWS), strict=True):
         counts = wanted != -100
         at = torch.where(counts, wanted, 0)[:, None]
-        scores = rows.float().log_softmax(-1)  # (64, V)
-        total -= (scores.gather(1, at)[:, 0] * counts).sum()
-        odds = scores.exp_()
+        scores = rows.float()  # (64, V)
+        odds = scores.softmax(-1)
+        # The largest of the odds is at least 1 / V: its logarithm is exact where theirs may be −∞.
+        sums = scores.amax(-1) - odds.amax(-1).log()
+        total += ((sums - scores.gather(1, at)[:, 0]) * counts).sum()
         odds.scatter_add_(1, at, -odds.new_ones(at.shape))
-        rows.copy_(odds.mul_(counts[:, None]))
+        if not bool(counts.all()):
+            odds.mul_(counts[:, None])
+        rows.copy_(odds)
     return total

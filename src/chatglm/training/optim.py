@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from chatglm.parallel.group import whole
 from chatglm.training.config import OptimConfig
 from chatglm.training.eightbit import make_adamw8bit
 
@@ -81,8 +82,11 @@ def clip(
     """Scale gradients so that their joint norm is at most `limit` (0: leave them); returns the
     norm before. known: that norm, where it is known.
     """
-    limit = limit if limit > 0 else float("inf")
+    gradients = list(parameters)
     if known is None:
-        return nn.utils.clip_grad_norm_(list(parameters), limit)
-    nn.utils.clip_grads_with_norm_(list(parameters), limit, known)
+        norm = nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
+        known = whole(norm)  # of pieces on several processes
+    # A norm below the limit would multiply them all by 1.
+    if 0 < limit < float(known):
+        nn.utils.clip_grads_with_norm_(gradients, limit, known)
     return known

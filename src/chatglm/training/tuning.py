@@ -18,6 +18,7 @@ class TuneConfig:
     adapter: a LoRA adapter to go on with (its rank and targets are kept).
     lora_target: `all`, `attention`, `mlp`, or names of the model's own linears.
     prefix_length, prefix_projection: of P-tuning v2. freeze_layers: how many last layers learn.
+    precision: of the products; `auto` is bfloat16 where the device is made for it.
     lr: None fits the method and the width of the model (see `default_rate`).
     epochs counts unless max_steps is above 0.
     batch_size: examples (packed: rows) that go through the network at once; grad_accum: how many of
