@@ -16,6 +16,7 @@ from chatglm.cluster.connect import SECRET
 from chatglm.cluster.door import TRIES, make_door
 from chatglm.cluster.replica import Replica
 from chatglm.generation.chat import ChatGLM
+from chatglm.serve.record import Record
 from chatglm.serve.settings import Settings
 
 KEY = {"Authorization": "Bearer sesame", "Origin": "http://127.0.0.1"}
@@ -53,6 +54,7 @@ class Answers:
     def __init__(self, replica: Replica, deaths: list[int | None]) -> None:
         self.replica, self.deaths = replica, deaths
         self.scopes: list[dict[str, Any]] = []
+        self.records: list[Record] = []
 
     def remote(self, scope: dict[str, Any], body: bytes, /) -> Answer:
         self.scopes.append(scope)
@@ -72,7 +74,8 @@ def behind_a_door(toy: Path) -> Callable[..., None]:
         replica = Replica.__new__(Replica)
         await replica.__init__(lambda: {"toy": ChatGLM.from_pretrained(str(toy))}, inside)
         answers = Answers(replica, deaths)
-        app = make_door(answers, (Lost,), Settings(api_keys=("sesame",)))
+        settings = Settings(api_keys=("sesame",))
+        app = make_door(answers, (Lost,), settings, report=answers.records.append)
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             await ask(answers, client)
@@ -145,6 +148,29 @@ def test_the_key_stays_at_the_door_and_its_mark_goes_on(
         assert "sesame" not in repr(scope)
         assert len(scope["chatglm.tenant"]) == 16
         assert (b"x-request-id", answer.headers["x-request-id"].encode()) in scope["headers"]
+
+    behind_a_door(ask, [])
+
+
+def test_the_door_knows_what_its_replicas_did(behind_a_door: Callable[..., None]) -> None:
+    async def ask(answers: Answers, client: httpx.AsyncClient) -> None:
+        for body in (BODY, {**BODY, "stream": True}):
+            assert (await client.post("/v1/completions", json=body, headers=KEY)).status_code == 200
+        for record in answers.records:
+            fields = record.fields()
+            assert (fields["model"], fields["finish"]) == ("toy", "length")
+            assert (fields["status"], fields["completion_tokens"]) == (200, 12)
+            assert float(str(fields["ttft"])) > 0
+        prompt = answers.records[0].fields()["prompt_tokens"]
+        numbers = (await client.get("/metrics", headers=KEY)).text
+        for line in (
+            "generation_tokens_total 24.0",
+            f"prompt_tokens_total {2.0 * prompt}",
+            'request_success_total{finished_reason="length"} 2.0',
+            "time_to_first_token_seconds_count 2.0",
+            "e2e_request_latency_seconds_count 2.0",
+        ):
+            assert f"chatglm:{line}" in numbers
 
     behind_a_door(ask, [])
 

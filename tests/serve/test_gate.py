@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import socket
 from collections.abc import Callable
@@ -13,7 +14,9 @@ import pytest
 from tests.serve import doors, wire
 from tests.serve.conftest import Running
 
+from chatglm.serve import log
 from chatglm.serve.gate import Pace
+from chatglm.serve.record import Record
 
 KEY, OTHER = "sk-first-Ключ-密钥", "sk-second"
 BODY = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 2}
@@ -52,7 +55,19 @@ def test_a_key_that_asks_too_often_is_told_when_to_ask_again(
     assert 0 < int(told[-1].headers["retry-after"]) <= 20
     assert told[-1].json()["error"]["code"] == "rate_limit_exceeded"
     assert running.get("/v1/models", headers=bearer("sk-third")).status_code == 200
+    refused = 'admission_rejections_total{reason="rate_limit_exceeded"} 2.0'
+    numbers = running.get("/metrics", headers=bearer("sk-third")).text
+    assert refused in numbers
+    assert "queue_full" not in numbers
     assert running.get("/health").status_code == 200
+
+
+def test_a_probe_while_models_load_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    log.access.propagate = True
+    with caplog.at_level(logging.INFO, "chatglm.access"):
+        for path in ("/health", "/v1/models"):
+            log.report(Record(id="a", method="GET", path=path, client="", status=503))
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
 
 
 def test_a_pace_is_saved_up_for_a_minute() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatglm.messages import Message, ToolCall
+from chatglm.serve.chat import Turn
 from chatglm.serve.parse import Delta, ReplyParser, make_parser
 from chatglm.tokenizer import load_tokenizer
 from chatglm.tokenizer.base import Tokenizer
@@ -128,6 +129,14 @@ def test_thoughts_are_told_apart_from_the_answer(
     deltas = read(make_parser(template, []), text, cuts)
     assert "".join(delta.reasoning for delta in deltas) == thought.strip()
     assert content_of(deltas) == answer.strip()
+
+
+@pytest.mark.parametrize("pieces", [["想", "一想", "</think>", "你", "好"], ["想", "一想"]])
+def test_tokens_of_thoughts_are_counted_apart(tokenizer: Tokenizer, pieces: list[str]) -> None:
+    turn = Turn(parser=make_parser(Z1Template(tokenizer), []))
+    for text in pieces:
+        turn.count(turn.parser.push(text))
+    assert turn.num_reasoning == 2
 
 
 def test_several_calls_of_one_reply_are_kept_apart(tokenizer: Tokenizer) -> None:

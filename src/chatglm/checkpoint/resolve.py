@@ -23,7 +23,7 @@ def resolve(
     None is the embedded model. A path that exists is used as it is, without the network; it may be
     a GGUF file, or a directory with one such file for all.
     `owner/name` is a hub id (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are heeded),
-    `modelscope://owner/name` one of ModelScope.
+    `modelscope://owner/name` one of ModelScope, as is `owner/name` with CHATGLM_SOURCE=modelscope.
     """
     if source is None:
         return NANO
@@ -43,6 +43,8 @@ def resolve(
             "directory, a hub id, "
             "or nothing for the embedded model"
         )
+    if os.environ.get("CHATGLM_SOURCE", "hf") == "modelscope":
+        return from_modelscope(text, revision)
     return from_hub(text, revision, offline)
 
 

@@ -9,8 +9,11 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from chatglm import __version__
+from chatglm.cli import config_file
+from chatglm.cli.config_file import add_config_flag
 from chatglm.cli.console import error_line, say, tidy_streams, welcome
 from chatglm.cli.options import CommandError
 
@@ -30,6 +33,7 @@ COMMANDS = (
     "quantize",
     "export",
     "serve",
+    "batch",
     "compare",
     "kb",
     "support",
@@ -40,6 +44,7 @@ COMMANDS = (
     "tokenize",
     "info",
     "models",
+    "config",
     "doctor",
 )
 
@@ -63,6 +68,8 @@ def make_parser() -> argparse.ArgumentParser:
         if find_spec(f"chatglm.cli.{name}") is not None:
             import_module(f"chatglm.cli.{name}").register(commands)
     for command in commands.choices.values():
+        if "--config" not in command._option_string_actions:
+            add_config_flag(command)
         if "--debug" not in command._option_string_actions:
             command.add_argument(
                 "--debug",
@@ -72,11 +79,34 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the commands, by name."""
+    kinds = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(next(kinds).choices)
+
+
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, with what environment and configuration file say where flags are left out."""
+    parser = make_parser()
+    commands = commands_of(parser)
+    name = next((word for word in argv if word in commands), None)
+    if name is None or name == "config":
+        return parser.parse_args(argv)
+    only_file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    only_file.add_argument("--config", type=Path)
+    file = config_file.read(only_file.parse_known_args(argv)[0].config)
+    return config_file.parse(parser, commands, argv, file, name)[0]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     tidy_streams()
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        arguments = parsed(argv)
+    except CommandError as error:
+        print(error_line(sentence(error)), file=sys.stderr)
+        return error.code
     if arguments.command is None:
         print(welcome())
         return 0

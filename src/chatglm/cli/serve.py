@@ -148,6 +148,11 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(say("limits", "限制"))
     for flag, default, meaning in (
         ("--max-num-seqs", 64, ("requests that run at once", "同时运行的请求数")),
+        (
+            "--max-num-batched-tokens",
+            2048,
+            ("of prompts, read in one step", "每步读取的提示词元数上限"),
+        ),
         ("--max-queue", 512, ("requests that may wait", "排队请求数上限")),
         (
             "--max-requests-per-minute",
@@ -239,7 +244,10 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
     if not 0 <= arguments.port <= 65535:
         raise CommandError(f"--port must lie between 0 and 65535, got {arguments.port}")
     check_certificate(arguments)
-    for name in ("max_num_seqs", "max_body_bytes", "header_timeout", "body_timeout"):
+    for name in (
+        *("max_num_seqs", "max_num_batched_tokens", "max_body_bytes"),
+        *("header_timeout", "body_timeout"),
+    ):
         if getattr(arguments, name) <= 0:
             flag = "--" + name.replace("_", "-")
             raise CommandError(f"{flag} must be above 0, got {getattr(arguments, name):g}")
@@ -257,6 +265,7 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         allow_origins=tuple(arguments.allow_origin),
         accept_any_model=arguments.accept_any_model,
         max_num_seqs=arguments.max_num_seqs,
+        max_num_batched_tokens=arguments.max_num_batched_tokens,
         max_queue=arguments.max_queue,
         max_requests_per_minute=arguments.max_requests_per_minute,
         max_model_len=arguments.max_model_len,

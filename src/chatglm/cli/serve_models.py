@@ -95,4 +95,6 @@ def load(
         is_damaged = source is None or Path(source).exists()
         raise CommandError(str(error), INVALID_INPUT if is_damaged else 1) from error
     assert isinstance(model, ChatGLM)
+    engine, most = model.engine, settings.max_num_batched_tokens
+    engine.max_num_batched_tokens, engine.chunk_size = most, min(engine.chunk_size, most)
     return model

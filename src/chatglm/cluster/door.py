@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from fastapi import FastAPI, Request
 from starlette.types import Message, Receive, Scope, Send
 
+from chatglm.cluster.replica import TOLD
 from chatglm.serve import metrics
 from chatglm.serve.app import middleware_of
 from chatglm.serve.errors import ApiError, add_handlers, shape
@@ -60,7 +61,9 @@ class Door:
             raise ApiError(503, "the server is stopping", code="draining", retry_after=5)
         body = await request.body()
         out = Out(send)
-        work = self.answer(forwarded(scope), body, out)
+        work = self.answer(forwarded(scope), body, out, scope["chatglm.record"])
+        numbers = request.app.state.metrics
+        numbers.num_forwarded += 1
         try:
             if scope["path"] in ("/health", "/ready"):
                 async with asyncio.timeout(WAIT):
@@ -72,8 +75,10 @@ class Door:
                 raise
         except TimeoutError as error:
             raise ApiError(503, "no replica is ready", code="loading", retry_after=5) from error
+        finally:
+            numbers.num_forwarded -= 1
 
-    async def answer(self, scope: dict[str, Any], body: bytes, out: Out) -> None:
+    async def answer(self, scope: dict[str, Any], body: bytes, out: Out, record: Record) -> None:
         """The answer of a replica; of another where one is lost that had not begun."""
         tries = 1 if scope["path"].startswith(WRITES) else TRIES
         for _ in range(tries):
@@ -81,7 +86,11 @@ class Door:
             try:
                 async for messages in answer:
                     for message in messages:
-                        await out.take(message)
+                        if message["type"] == TOLD:
+                            record.elsewhere = message["fields"]
+                            record.finishes_elsewhere = message["finishes"]
+                        else:
+                            await out.take(message)
                 return
             except self.lost:
                 if out.has_begun:

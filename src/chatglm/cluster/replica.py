@@ -11,8 +11,11 @@ from starlette.types import Message
 from chatglm.generation.chat import ChatGLM
 from chatglm.serve.app import create_app
 from chatglm.serve.operations import condition
+from chatglm.serve.record import Record
 from chatglm.serve.settings import Settings
 
+TOLD = "chatglm.told"
+"""The type of the message that comes before the last: what there is to tell of the request."""
 Load = Callable[[], Mapping[str, ChatGLM]]
 
 
@@ -46,6 +49,7 @@ class Replica:
                 outgoing.put_nowait(None)
 
         task = asyncio.ensure_future(run())
+        held: list[Message] = []  # the last, until it is known what the log and metrics tell of it
         try:
             ended = False
             while not ended:
@@ -53,7 +57,11 @@ class Replica:
                 while not outgoing.empty():
                     messages.append(outgoing.get_nowait())
                 ended = messages[-1] is None
-                if some := [message for message in messages if message is not None]:
+                some = held + [message for message in messages if message is not None]
+                held = [some.pop()] if some and not ended and is_last(some[-1]) else []
+                if ended:
+                    some.insert(0, told(scope))
+                if some:
                     yield some
         finally:
             gone.set()
@@ -66,3 +74,14 @@ class Replica:
         """
         if condition(self.app.state) == "dead":
             raise RuntimeError("the engine has failed")
+
+
+def is_last(message: Message) -> bool:
+    """Whether an answer ends with this message."""
+    return message["type"] == "http.response.body" and not message.get("more_body", False)
+
+
+def told(scope: dict[str, Any]) -> Message:
+    """What log and metrics of the door tell of a request that is over."""
+    record: Record = scope["chatglm.record"]
+    return {"type": TOLD, "fields": record.of_model(), "finishes": record.finishes}

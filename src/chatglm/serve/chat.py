@@ -32,6 +32,15 @@ class Turn:
     arguments: list[str] = field(default_factory=list)
     logprobs: list[dict[str, object]] = field(default_factory=list)
     finish: str | None = None
+    num_reasoning: int = 0
+    num_held: int = 0
+
+    def count(self, deltas: Sequence[Delta]) -> None:
+        """One token more, and what it and those held back before it have turned out to be."""
+        self.num_held += 1
+        if deltas:
+            self.num_reasoning += self.num_held if deltas[0].reasoning else 0
+            self.num_held = 0
 
     def take(self, delta: Delta) -> dict[str, object]:
         """Add a delta; what a stream says of it."""
@@ -157,7 +166,7 @@ class Chat:
             for index, turn in enumerate(self.turns)
         ]
         head = self.head("chat.completion")
-        return {**head, "choices": choices, "usage": self.generation.usage()}
+        return {**head, "choices": choices, "usage": self.usage()}
 
     async def deltas(
         self,
@@ -172,6 +181,8 @@ class Chat:
                     scores = [chat_logprobs(step.output, decode)]
                     turn.logprobs += scores
                 parsed = turn.parser.push(step.text)
+                if step.token is not None:
+                    turn.count(parsed)
                 if step.finish is not None:
                     parsed += turn.parser.flush()
                 for delta in parsed:
@@ -199,8 +210,18 @@ class Chat:
                     logprobs = {"content": list(scores), "refusal": None}
                 yield event({**head, "choices": [chunk(index, delta, logprobs, finish)]})
         if self.body.wants_usage:
-            yield event({**head, "choices": [], "usage": self.generation.usage()})
+            yield event({**head, "choices": [], "usage": self.usage()})
         yield DONE
+
+    def usage(self) -> dict[str, object]:
+        """OpenAI's `usage`, thoughts told apart."""
+        details = {"reasoning_tokens": self.num_reasoning}
+        return {**self.generation.usage(), "completion_tokens_details": details}
+
+    @property
+    def num_reasoning(self) -> int:
+        """Tokens of thoughts in all replies."""
+        return sum(turn.num_reasoning for turn in self.turns)
 
     def head(self, kind: str) -> dict[str, object]:
         """What every object of this response begins with."""

@@ -97,11 +97,14 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return respond(explain(error.errors(), error.body))
+        told = explain(error.errors(), error.body)
+        request.scope["chatglm.record"].code = told.code
+        return respond(told)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, ApiError):
+            request.scope["chatglm.record"].code = error.code
             return respond(error)
         message = {
             404: f"no such endpoint: {request.method} {request.url.path[:100]}",

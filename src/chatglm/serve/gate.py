@@ -102,6 +102,7 @@ class Gate:
             limited = self.limit_body(receive, headers)
             await self.app(scope, limited, watched)
         except ApiError as error:
+            record.code = error.code
             await respond(error)(scope, receive, watched)
         except ClientGone:
             record.status = 499

@@ -98,7 +98,12 @@ def set_up(*, as_json: bool = False, verbose: bool = False, stream: TextIO | Non
         logger.propagate = False
 
 
+PROBES = frozenset({"/health", "/ready"})
+"""Paths whose 503 is an answer, and no trouble."""
+
+
 def report(record: Record) -> None:
     """One line for a request that is over."""
-    level = logging.WARNING if record.status >= 500 else logging.INFO
+    is_trouble = record.status >= 500 and record.path not in PROBES
+    level = logging.WARNING if is_trouble else logging.INFO
     access.log(level, "request", extra={"fields": record.fields()})

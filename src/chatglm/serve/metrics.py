@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, cast
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
+REFUSALS = {401: "invalid_api_key", 413: "too_large", 429: "queue_full", 503: "unavailable"}
+"""Statuses that say a request was not taken, and why where the error has no code of its own."""
 SHORT = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
@@ -30,6 +32,7 @@ class Metrics(Observer, Collector):
     def __init__(self) -> None:
         self.numbers = CollectorRegistry(auto_describe=False)
         self.registry: Registry | None = None
+        self.num_forwarded = 0
         self.prompt_tokens = self.counter("prompt_tokens", "Tokens of prompts")
         self.generation_tokens = self.counter("generation_tokens", "Tokens of replies")
         self.success = self.counter("request_success", "Replies that ended", "finished_reason")
@@ -74,18 +77,27 @@ class Metrics(Observer, Collector):
     def request(self, record: Record, seconds: float) -> None:
         """A request is over."""
         self.requests.labels(str(record.status)).inc()
-        reasons = {413: "too_large", 429: "queue_full", 503: "unavailable", 401: "no_key"}
-        if record.status in reasons:
-            self.rejections.labels(reasons[record.status]).inc()
-        if not record.jobs:
-            return
-        self.whole.observe(seconds)
-        for job in record.jobs:
-            if job.finish is not None:
-                self.success.labels(job.finish).inc()
+        if record.status in REFUSALS:
+            self.rejections.labels(record.code or REFUSALS[record.status]).inc()
+        if record.finishes:
+            self.whole.observe(seconds)
+        for finish in record.finishes:
+            if finish != "cancelled":
+                self.success.labels(finish).inc()
             else:
                 cause = "disconnect" if record.status in (200, 499) else "error"
                 self.cancelled.labels(cause).inc()
+        self.elsewhere(record.elsewhere)
+
+    def elsewhere(self, fields: Mapping[str, object]) -> None:
+        """What a replica has told of a request."""
+        for name, counter in (
+            ("prompt_tokens", self.prompt_tokens),
+            ("completion_tokens", self.generation_tokens),
+        ):
+            counter.inc(cast(int, fields.get(name, 0)))
+        if "ttft" in fields:
+            self.first_token.observe(cast(float, fields["ttft"]))
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """What the engines say now, model by model."""
@@ -118,6 +130,8 @@ class Metrics(Observer, Collector):
             }
             for name, value in values.items():
                 families[name].add_metric([served.name], value)
+        if self.num_forwarded:
+            families["num_requests_running"].add_metric(["replicas"], self.num_forwarded)
         yield from families.values()
 
     def served(self) -> list[Served]:

@@ -17,9 +17,11 @@ from chatglm.serve.worker import Job
 class Record:
     """One request.
 
-    tenant: a mark of the key that it came with. jobs: what the engine did for it. prompts: what was
-    read without a reply. decode: ids as text, where the operator wants prompts and replies in the
-    log; said: what an application was given and gave, likewise.
+    code: of the error that it was refused by. tenant: a mark of the key that it came with. jobs:
+    what the engine did for it. prompts: what was read without a reply. decode: ids as text, where
+    the operator wants prompts and replies in the log; said: what an application was given
+    and gave, likewise. elsewhere: what a replica tells of its model, where one has answered, and
+    how its replies ended.
     """
 
     id: str
@@ -28,12 +30,15 @@ class Record:
     client: str
     start: float = field(default_factory=time.perf_counter)
     status: int = 0
+    code: str | None = None
     tenant: str | None = None
     model: str | None = None
     jobs: list[Job] = field(default_factory=list)
     prompts: Sequence[Prompt] = ()
     decode: Callable[[list[int]], str] | None = None
     said: dict[str, str] = field(default_factory=dict)
+    elsewhere: dict[str, object] = field(default_factory=dict)
+    finishes_elsewhere: Sequence[str] = ()
 
     def keep(self, given: BaseModel, gave: object) -> None:
         """Note what an application was given and gave, if the log is to tell it."""
@@ -42,6 +47,11 @@ class Record:
                 "input": given.model_dump_json(exclude_defaults=True),
                 "output": json.dumps(gave, ensure_ascii=False),
             }
+
+    @property
+    def finishes(self) -> list[str]:
+        """How each reply ended."""
+        return [*self.finishes_elsewhere, *(job.finish or "cancelled" for job in self.jobs)]
 
     @property
     def num_prompt(self) -> int:
@@ -58,6 +68,13 @@ class Record:
             "client": self.client,
             "seconds": round(time.perf_counter() - self.start, 4),
         }
+        if self.code is not None:
+            told["error"] = self.code
+        return told | (self.elsewhere or self.of_model())
+
+    def of_model(self) -> dict[str, object]:
+        """Which model was asked, what it read and what it wrote."""
+        told: dict[str, object] = {}
         if self.model is not None:
             told["model"] = self.model
         if self.num_prompt:
@@ -69,7 +86,7 @@ class Record:
             waits = [job.first - job.submitted for job in self.jobs if job.first is not None]
             if waits:
                 told["ttft"] = round(min(waits), 4)
-            told["finish"] = ",".join(sorted({job.finish or "cancelled" for job in self.jobs}))
+            told["finish"] = ",".join(sorted(set(self.finishes)))
         return told | self.content()
 
     def content(self) -> dict[str, object]:

@@ -116,7 +116,7 @@ class ModelResponse:
             "input_tokens": made.num_prompt,
             "input_tokens_details": {"cached_tokens": made.num_cached},
             "output_tokens": made.num_new,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self.chat.num_reasoning},
             "total_tokens": made.num_prompt + made.num_new,
         }
 
