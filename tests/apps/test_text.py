@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatglm import ChatGLM
 from chatglm.apps import text_file
+from chatglm.apps.summarize import Summarizer
 from chatglm.apps.text import characters, clauses, language, sentences, terms
 from chatglm.apps.text_file import InvalidText, decode, read_text, write_text
+from chatglm.apps.write import Writer
 
 CHINESE = "他说：“你好！”价格是3.14元；对吧……好。"
 
@@ -117,3 +120,30 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
         write_text(path, "new")
     assert path.read_bytes() == b"old\r\n"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("module", ["chatglm.apps.summarize.abstract", "chatglm.apps.write.drafts"])
+def test_summaries_and_rewritings_try_to_copy_and_say_the_same(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    model = ChatGLM.from_pretrained()
+    assert isinstance(model, ChatGLM)
+    notices = [
+        "本市图书馆自下月一日起延长开放时间。读者凭身份证或读者证入馆，每人一次可借图书十册。",
+        "小猫在花园里看到一只小鸟，小鸟在树上唱歌。小猫想和小鸟做朋友，小鸟也想和小猫做朋友。",
+    ]
+
+    def work() -> tuple[list[str], int, int]:
+        steps, drafted = model.engine.num_steps, model.engine.replies.num_drafted
+        if module.endswith("abstract"):
+            texts = [Summarizer(model).summarize(n, mode="abstractive").text for n in notices]
+        else:
+            texts = [Writer(model).rewrite(n, "formal").text for n in notices]
+        return texts, model.engine.num_steps - steps, model.engine.replies.num_drafted - drafted
+
+    ahead, fewer, num_drafted = work()
+    monkeypatch.setattr(f"{module}.COPIED", 0)
+    plain, steps, none = work()
+    assert ahead == plain
+    assert fewer <= steps
+    assert num_drafted > none == 0

@@ -25,6 +25,7 @@ class Options(TypedDict, total=False):
     stop: str | Sequence[str]
     seed: int | None
     processor: Processor | None
+    speculate: int
 
 
 @runtime_checkable
@@ -48,7 +49,9 @@ class Question:
 
 NUM_CONNECTIONS = 8
 REMOTE_CONTEXT = 8192
-NOT_REMOTE = ("processor", "repetition_penalty")
+NOT_REMOTE = ("processor", "repetition_penalty", "speculate")
+COPIED = 8
+"""Tokens tried ahead where much of a reply stands in the prompt; the reply does not change."""
 
 
 class TextModel:

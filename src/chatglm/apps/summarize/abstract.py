@@ -10,7 +10,7 @@ from chatglm.apps.summarize.prompts import final_prompt, section_prompt
 from chatglm.apps.summarize.sections import split
 from chatglm.apps.summarize.task import Summary, Task, with_text
 from chatglm.apps.text import has_letters
-from chatglm.apps.text_model import Options, Question, TextModel
+from chatglm.apps.text_model import COPIED, Options, Question, TextModel
 
 Progress = Callable[[int, int], None]
 MIN_SUPPORT = {True: 0.2, False: 0.5}
@@ -122,6 +122,7 @@ class Wording:
     def options(self, task: Task) -> Options:
         """Greedy: a summary is not the place for chance."""
         options: Options = {
+            "speculate": COPIED,
             "temperature": 0.0,
             "max_new_tokens": self.reply_tokens(task.length),
         }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from chatglm.apps.text import has_letters, sentences, terms
 from chatglm.apps.text_file import InvalidText
-from chatglm.apps.text_model import Options, Question, TextModel
+from chatglm.apps.text_model import COPIED, Options, Question, TextModel
 from chatglm.apps.write.forms import Form
 from chatglm.apps.write.layout import Layout, Slot, faults
 
@@ -30,6 +30,7 @@ def rewrite(
     questions = []
     for i, unit in enumerate(flat):
         options: Options = {
+            "speculate": COPIED,
             "temperature": 0.0 if seed is None else 0.7,
             "max_new_tokens": min(model.context // 2, 2 * model.num_tokens(unit) + 48),
         }
