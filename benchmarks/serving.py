@@ -1,13 +1,16 @@
-"""Throughput and time to first token of `chatglm serve` beside llama.cpp's server.
+"""Throughput and time to first token of `chatglm serve` beside llama.cpp's servers.
 
-    python -m benchmarks.serving [--python PYTHON] [--clients 1,8,32] [--tokens 64]
-        [--type q8_0] [--threads 2] [--plot FILE.svg] [--output FILE.json]
+    python -m benchmarks.serving [--llama-server PROGRAM] [--python PYTHON] [--clients 1,8,32]
+        [--tokens 64] [--type q8_0] [--threads 2] [--rounds 16] [--plot FILE.svg]
+        [--output FILE.json]
 
-PYTHON is an interpreter with llama-cpp-python[server], which need not be this one; without it, ours
-is measured alone. The same weights on both sides: the embedded model, exported to GGUF of the type
-asked for, beside `--quantize int8` of ours for q8_0. Each client sends streaming completions one
-after the other; the prompts differ, greedy, all replies of equal length. Both servers run one after
-the other on the same machine with the same number of threads; the first round is not counted.
+PROGRAM is llama.cpp's `llama-server`, started with a slot for each client and continuous batching;
+PYTHON an interpreter with llama-cpp-python[server], whose server answers one request after the
+other. Without them ours is measured alone. The same weights on both sides: the embedded model,
+exported to GGUF of the type asked for, beside `--quantize int8` of ours for q8_0. Each client sends
+streaming completions one after the other; the prompts differ, greedy, all replies of equal length.
+The servers run one after the other on the same machine with the same number of threads; the first
+round is not counted.
 """
 
 from __future__ import annotations
@@ -54,6 +57,15 @@ main()
 
 
 @dataclass(frozen=True, kw_only=True)
+class Server:
+    """What is measured: its name, its command, what its requests have beside OpenAI's fields."""
+
+    name: str
+    command: list[str]
+    extra: dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One server with so many clients; tokens a second of all, seconds to the first token."""
 
@@ -92,21 +104,19 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit("a server does not answer")
 
 
-async def client(port: int, model: str, number: int, rounds: int, num_tokens: int) -> list[float]:
+async def client(
+    port: int, extra: dict[str, object], number: int, rounds: int, num_tokens: int
+) -> list[float]:
     """The seconds to the first token of each of a client's requests."""
     firsts = []
     for i in range(rounds):
         body: dict[str, object] = {
-            "model": model,
             "prompt": PROMPT.format(1000 * number + i),
             "max_tokens": num_tokens,
             "temperature": 0,
             "stream": True,
+            **extra,
         }
-        if model == "nano":
-            body |= {"ignore_eos": True, "repetition_penalty": 1}
-        else:
-            body |= {"logit_bias": {}, "repeat_penalty": 1.0}
         start, first, finish = time.perf_counter(), None, None
         async for event in wire.events(port, "/v1/completions", body):
             first = first or time.perf_counter() - start
@@ -118,21 +128,21 @@ async def client(port: int, model: str, number: int, rounds: int, num_tokens: in
     return firsts
 
 
-def measure(server: str, port: int, model: str, clients: int, num_tokens: int) -> Row:
-    """One row."""
-    rounds = max(2, 16 // clients)
+def measure(server: Server, port: int, clients: int, num_tokens: int, most: int) -> Row:
+    """One row, of at least two requests of each client."""
+    rounds = max(2, most // clients)
 
     async def go() -> tuple[float, list[float]]:
-        await asyncio.gather(*(client(port, model, 900 + c, 1, 8) for c in range(clients)))
+        await asyncio.gather(*(client(port, server.extra, 900 + c, 1, 8) for c in range(clients)))
         start = time.perf_counter()
         firsts = await asyncio.gather(
-            *(client(port, model, c, rounds, num_tokens) for c in range(clients))
+            *(client(port, server.extra, c, rounds, num_tokens) for c in range(clients))
         )
         return time.perf_counter() - start, [first for some in firsts for first in some]
 
     seconds, firsts = asyncio.run(go())
     return Row(
-        server=server,
+        server=server.name,
         clients=clients,
         tokens_per_second=clients * rounds * num_tokens / seconds,
         first_median=statistics.median(firsts),
@@ -158,10 +168,45 @@ def plot(rows: list[Row], path: Path) -> None:
     figure.savefig(path)
 
 
+def servers(arguments: argparse.Namespace, width: int, file: Path) -> Iterator[Server]:
+    """Ours, and those that the flags name, on the same weights."""
+    ours = [sys.executable, "-m", "chatglm", "serve", "--max-num-seqs", str(width)]
+    if arguments.type == "q8_0":
+        ours += ["--quantize", "int8"]
+    extra = {"model": "nano", "ignore_eos": True, "repetition_penalty": 1}
+    yield Server(name="chatglm", command=ours, extra=extra)
+    if not arguments.python and not arguments.llama_server:
+        return
+    from chatglm import ChatGLM
+    from chatglm.checkpoint import export_gguf
+
+    model = ChatGLM.from_pretrained()
+    assert isinstance(model, ChatGLM)
+    export_gguf(model.loaded, file, kind=arguments.type)
+    del model
+    threads = str(arguments.threads)
+    if arguments.llama_server:
+        command = [arguments.llama_server, "--model", str(file), "--alias", "llama"]
+        command += ["--threads", threads, "--threads-batch", threads]
+        # Room for every client's prompt and reply.
+        command += ["--parallel", str(width), "--cont-batching", "--ctx-size", str(512 * width)]
+        command += ["--no-repack"]  # some builds crash in it on AMX processors
+        extra = {"model": "llama", "ignore_eos": True, "repeat_penalty": 1.0}
+        yield Server(name="llama.cpp (llama-server)", command=command, extra=extra)
+    if arguments.python:
+        command = [arguments.python, "-c", LAUNCH, "--model", str(file)]
+        command += ["--n_threads", threads, "--n_ctx", "1024"]
+        command += ["--interrupt_requests", "False"]  # or a second client ends the first
+        extra = {"model": "llama", "logit_bias": {}, "repeat_penalty": 1.0}
+        yield Server(name="llama.cpp (llama-cpp-python)", command=command, extra=extra)
+
+
 def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--python", help="an interpreter with llama-cpp-python[server]")
+    parser.add_argument("--llama-server", help="llama.cpp's program of this name")
+    parser.add_argument("--rounds", type=int, default=16, help="requests of one client alone (16)")
     parser.add_argument("--clients", default="1,8,32")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--type", default="q8_0", choices=("q8_0", "bf16", "f16"))
@@ -171,29 +216,14 @@ def main() -> int:
     arguments = parser.parse_args()
     widths = [int(word) for word in arguments.clients.split(",")]
     rows: list[Row] = []
-    ours = [sys.executable, "-m", "chatglm", "serve", "--max-num-seqs", str(max(widths))]
-    if arguments.type == "q8_0":
-        ours += ["--quantize", "int8"]
     with tempfile.TemporaryDirectory() as folder:
-        servers = [("chatglm", "nano", ours)]
-        if arguments.python:
-            from chatglm import ChatGLM
-            from chatglm.checkpoint import export_gguf
-
-            file = Path(folder) / "nano.gguf"
-            model = ChatGLM.from_pretrained()
-            assert isinstance(model, ChatGLM)
-            export_gguf(model.loaded, file, kind=arguments.type)
-            theirs = [arguments.python, "-c", LAUNCH, "--model", str(file)]
-            theirs += ["--n_threads", str(arguments.threads), "--n_ctx", "1024"]
-            theirs += ["--interrupt_requests", "False"]  # or a second client ends the first
-            servers.append(("llama.cpp (llama-cpp-python)", "llama", theirs))
-        for name, alias, command in servers:
+        for server in servers(arguments, max(widths), Path(folder) / "nano.gguf"):
             port = free_port()
-            with running([*command, "--port", str(port)], port, arguments.threads):
+            with running([*server.command, "--port", str(port)], port, arguments.threads):
                 for width in widths:
-                    rows.append(measure(name, port, alias, width, arguments.tokens))
-                    print(rows[-1], file=sys.stderr, flush=True)
+                    row = measure(server, port, width, arguments.tokens, arguments.rounds)
+                    rows.append(row)
+                    print(row, file=sys.stderr, flush=True)
     print("| server | clients | tokens/s | first token, median | p95 |\n|---|---|---|---|---|")
     for row in rows:
         print(
