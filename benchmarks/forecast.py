@@ -1,6 +1,6 @@
 """What `--dry-run` foretells beside what the run then takes: memory and time of every method.
 
-    python -m benchmarks.forecast --data ../shared/data [--methods lora qlora ptuning full dpo]
+    python -m benchmarks.forecast --data ../shared/data [--methods lora qlora ptuning full …]
 
 The embedded model learns questions of a knowledge base with the recipes' settings. The forecast is
 made in one process and the run in another; memory is the process's peak, time that of the steps,
@@ -22,6 +22,7 @@ METHODS: dict[str, dict[str, object]] = {
     "qlora": {"method": "qlora"},
     "ptuning": {"method": "ptuning"},
     "full": {"method": "full"},
+    "full-8bit": {"method": "full", "optimizer": "adamw8bit"},
     "dpo": {"method": "lora", "objective": "dpo"},
 }
 

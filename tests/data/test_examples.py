@@ -214,10 +214,12 @@ def test_sources_are_mixed_by_weight_and_none_is_forgotten() -> None:
 def test_rows_are_padded_and_packed_examples_keep_apart() -> None:
     items = [item[0] for item in numbered([3, 2, 4])]
     rows = fill_rows([[items[0], items[1]], [items[2]]], pad=9)
-    assert rows.documents.tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, -1]]
+    assert rows.documents.shape == (2, 16)
+    assert rows.documents[:, :5].tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, -1]]
+    assert (rows.documents[:, 5:] == -1).all()
     assert rows.tokens[1, 4] == 9
     assert rows.labels[1, 4] == NO_LOSS
-    assert rows.positions[0, 0].tolist() == [0, 1, 2, 0, 1]
+    assert rows.positions[0, 0, :5].tolist() == [0, 1, 2, 0, 1]
 
 
 def test_a_check_counts_what_is_doubtful(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from chatglm.data.pack import Rows
 
 # Examples of about equal length are looked for among this many batches.
 _WINDOW = 32
+# Rows are as long as a multiple of this.
+MULTIPLE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +156,16 @@ class Epochs:
         self.epoch, self.at = int(str(state["epoch"])), int(str(state["batch"]))
 
 
+def rounded(length: int) -> int:
+    """A length as rows have it, so that few shapes occur: for each new one oneDNN and torch.compile
+    make code of its own, which takes time and stays in memory.
+    """
+    return -(-length // MULTIPLE) * MULTIPLE
+
+
 def fill_rows(rows: Sequence[Sequence[Example]], pad: int) -> Rows:
-    """Rows of examples side by side, padded to the longest row."""
-    length = max(sum(len(example) for example in row) for row in rows)
+    """Rows of examples side by side, padded to a rounded length."""
+    length = rounded(max(sum(len(example) for example in row) for row in rows))
     shape = (len(rows), length)
     tokens = np.full(shape, pad, np.int64)
     labels = np.full(shape, NO_LOSS, np.int64)

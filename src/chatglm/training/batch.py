@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from chatglm.data.epochs import rounded
 from chatglm.model import document_mask
 
 
@@ -64,8 +65,8 @@ class Batch:
         return [part.trimmed() for part in parts] if self.is_padded else parts
 
     def trimmed(self) -> Batch:
-        """Without the columns that are padding in every row."""
-        length = max(int((self.documents >= 0).sum(1).max()), 1)
+        """Without the columns that are padding in every row, to a rounded length."""
+        length = rounded(max(int((self.documents >= 0).sum(1).max()), 1))
         return replace(
             self,
             tokens=self.tokens[:, :length],

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from chatglm.adapters.prefix import PrefixTuned
+from chatglm.data.epochs import rounded
 from chatglm.model import Transformer
 from chatglm.parallel.group import is_sharded
 from chatglm.training.batch import Batch
@@ -44,6 +45,8 @@ def next_word_loss(model: Network, batch: Batch, *, chunk: int = 0) -> tuple[Ten
     if batch.is_padded or head is not None:  # questions and padding need no logits
         hidden, labels = hidden[learnt], labels[learnt]
     if head is not None and torch.is_grad_enabled():
+        more = rounded(len(labels)) - len(labels)
+        hidden, labels = F.pad(hidden, (0, 0, 0, more)), F.pad(labels, (0, more), value=-100)
         return word_loss(hidden, head, labels, chunk), count
     if chunk <= 0 or chunk >= len(labels):
         return summed_cross_entropy(model, hidden, labels), count

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from chatglm.checkpoint import Loaded
-from chatglm.data.epochs import Epochs
+from chatglm.data.epochs import Epochs, rounded
 from chatglm.training.config import LoopConfig, OptimConfig
 from chatglm.training.material import Material
 from chatglm.training.tuning import TuneConfig, default_rate
@@ -96,6 +96,6 @@ def planned_tokens(epochs: Epochs, steps: int, rows: int) -> list[list[int]]:
         for batch in epochs.batches(epoch):
             sizes = sorted((sum(epochs.size(i) for i in row) for row in batch), reverse=True)
             parts = [sizes[at : at + rows] for at in range(0, len(sizes), rows)]
-            planned.append([part[0] * len(part) for part in parts])
+            planned.append([rounded(part[0]) * len(part) for part in parts])
         epoch += 1
     return planned[:steps]
