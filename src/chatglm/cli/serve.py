@@ -31,6 +31,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             "以 OpenAI 兼容接口提供模型服务，并附带网页界面。",
         ),
     )
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="[NAME=]MODEL",
+        help=say("the first model, as --model", "第一个模型，同 --model"),
+    )
     add_models(parser)
     add_door(parser)
     add_limits(parser)
@@ -49,6 +55,12 @@ def add_log(parser: argparse.ArgumentParser) -> None:
         help=say("prompts and replies go to the log too", "日志中包含提示词与回复"),
     )
     log.add_argument("-v", "--verbose", action="store_true")
+    log.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help=say("warnings and errors only", "只记录警告与错误"),
+    )
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +204,11 @@ def run(arguments: argparse.Namespace) -> int:
     from chatglm.serve.http import make_server
 
     settings = make_settings(arguments)
-    log.set_up(as_json=arguments.log_format == "json", verbose=arguments.verbose)
+    if arguments.source is not None:
+        arguments.model = [arguments.source, *(arguments.model or [])]
+    log.set_up(
+        as_json=arguments.log_format == "json", verbose=arguments.verbose, quiet=arguments.quiet
+    )
     if arguments.cluster:
         stopped_by = serve_in_replicas(arguments, settings, listening(settings), tell_where)
         return INTERRUPTED if stopped_by == signal.SIGINT else 0

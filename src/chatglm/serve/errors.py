@@ -138,15 +138,19 @@ def explain(errors: Sequence[Mapping[str, object]], body: object) -> ApiError:
     parts = place(first, body)
     param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".") or None
     kind, said = str(first["type"]), str(first["msg"])
+    said = said.removeprefix("Value error, ")
     if kind == "json_invalid":
         return invalid("the body is not valid JSON", code="invalid_json")
+    if param is None and kind == "value_error":  # of fields that do not go together
+        word = said.split(" ", 1)[0]
+        is_field = isinstance(body, Mapping) and word in body
+        return invalid(said, word if is_field else None, "invalid_value")
     if param is None:
         return invalid("the body must be a JSON object with Content-Type: application/json")
     if kind == "extra_forbidden":
         return invalid(f"{param} is not a field of this request; leave it out", param, "unknown")
     if kind == "missing":
         return invalid(f"{param} is missing", param, "missing")
-    said = said.removeprefix("Value error, ")
     return invalid(f"{param}: {said[:1].lower()}{said[1:]}", param, "invalid_value")
 
 

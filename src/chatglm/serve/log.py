@@ -87,14 +87,20 @@ def where(error: BaseException) -> str:
     return f"{name}:{trace.tb_lineno}"
 
 
-def set_up(*, as_json: bool = False, verbose: bool = False, stream: TextIO | None = None) -> None:
+def set_up(
+    *,
+    as_json: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
+    stream: TextIO | None = None,
+) -> None:
     """Send the server's log lines to stderr."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(Formatter(as_json=as_json))
     for name, level in (("chatglm", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
-        logger.setLevel(logging.DEBUG if verbose else level)
+        logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else level)
         logger.propagate = False
 
 
