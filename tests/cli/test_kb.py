@@ -186,7 +186,7 @@ def test_rules_are_kept_with_the_base(run: Run, shop: str, tmp_path: Path) -> No
 
 
 def test_the_demo_answers_from_a_shop_and_a_bank(run: Run) -> None:
-    demo = run("support", "demo", "满多少包邮", "--terminal")
+    demo = run("support", "demo", "--terminal", "满多少包邮")
     assert demo.returncode == 0, demo.stderr
     assert "59元包邮" in demo.stdout
     assert "demo-bank" in demo.stderr

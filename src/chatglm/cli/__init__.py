@@ -51,6 +51,26 @@ COMMANDS = (
 FAILURE, USAGE, OUT_OF_MEMORY, UNREACHABLE, INTERRUPTED = 1, 2, 5, 69, 130
 
 
+class Parser(argparse.ArgumentParser):
+    """A command's parser; options may stand between its words too."""
+
+    is_within = False
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """What the words say, and the words that nobody knows."""
+        takes_all = any(
+            action.nargs in (argparse.PARSER, argparse.REMAINDER)
+            for action in self._get_positional_actions()
+        )
+        if takes_all or self.is_within:
+            return super().parse_known_args(args, namespace)
+        self.is_within = True  # it asks this very method for each of its two passes
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.is_within = False
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of `chatglm` with every command."""
     parser = argparse.ArgumentParser(
@@ -62,7 +82,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"chatglm {__version__}")
     commands = parser.add_subparsers(
-        dest="command", metavar=say("COMMAND", "命令"), title=say("commands", "命令")
+        dest="command",
+        metavar=say("COMMAND", "命令"),
+        title=say("commands", "命令"),
+        parser_class=Parser,
     )
     for name in COMMANDS:
         if find_spec(f"chatglm.cli.{name}") is not None:
