@@ -20,6 +20,7 @@ from tests.serve.conftest import Running, free_port
 
 from chatglm import ChatGLM
 from chatglm.cli import main
+from chatglm.quantization import linear
 from chatglm.serve.app import create_app
 from chatglm.serve.http import listen, make_server
 from chatglm.serve.settings import Settings
@@ -132,6 +133,19 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_its_sentence(
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     assert main(["serve", "--port", str(free_port()), "--model", str(tmp_path)]) == 3
     assert "config.json" in capsys.readouterr().err
+
+
+def test_no_memory_while_weights_are_quantized_ends_the_server_with_its_exit_code(
+    toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no memory for this allocation")
+
+    monkeypatch.setenv("CHATGLM_LANG", "en")
+    monkeypatch.setattr(linear, "quantize", no_room)
+    flags = ["--port", str(free_port()), "--model", str(toy), "--quantize", "int8"]
+    assert main(["serve", *flags]) == 5
+    assert "out of memory" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence(

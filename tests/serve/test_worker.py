@@ -11,6 +11,7 @@ import torch
 
 from chatglm import ChatGLM, Sampling
 from chatglm.prompt import Prompt
+from chatglm.serve.errors import failure
 from chatglm.serve.shared import GivenUp, SharedChatGLM
 from chatglm.serve.worker import Job, Worker
 
@@ -132,8 +133,11 @@ def test_no_memory_for_a_prompt_ends_that_request_alone(
     out_of_memory_at(model, monkeypatch, lambda tokens: bool((tokens == MARK).any()))
     good = Listener(worker, model, [5, 6, 8], LONG)
     bad = Listener(worker, model, [5, MARK, 8], LONG)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError) as lacking:
         bad.wait(1)
+    told = failure(lacking.value)
+    assert (told.status_code, told.code) == (503, "out_of_memory")
+    assert "Retry-After" in (told.headers or {})
     assert good.wait(120) == alone
     assert worker.is_alive
 
