@@ -78,6 +78,8 @@ def explained(error: Exception) -> ApiError:
         return ApiError(404, str(error), code="not_found")
     if isinstance(error, ImportError):
         return ApiError(503, str(error), code="not_installed")
+    if isinstance(error, TimeoutError):  # its text names the file
+        return ApiError(503, "another process holds the base; try again", retry_after=5)
     if isinstance(error, ValueError):
         return invalid(str(error))
     return failure(error)

@@ -140,7 +140,8 @@ class SqliteDatabase(Database):
 
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether others hold the file, and nothing is wrong with it."""
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    code = getattr(error, "sqlite_errorcode", 0)  # errors of Python's own have none
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class SqliteStore(SqlStore):
