@@ -131,6 +131,9 @@ def join(*, tensor_size: int = 1) -> Group:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # Who has found the others may end with an error before these have found each other, and
+        # they would wait for half an hour.
+        dist.barrier()
     mesh = None
     if tensor_size > 1:
         shape = (size // tensor_size, tensor_size)
