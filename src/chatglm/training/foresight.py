@@ -12,9 +12,13 @@ import torch
 
 from chatglm.parallel.pieces import local
 from chatglm.training.batch import Batch
+from chatglm.training.log import load_plotting
 from chatglm.training.memory import kept_memory
 from chatglm.training.optim import make_optimizers
 from chatglm.training.trainer import Trainer
+
+# What oneDNN keeps for each size of a micro-batch in bfloat16: code of its own for every product.
+CODE = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +40,20 @@ def foresee(trainer: Trainer, planned: list[list[int]], probes: tuple[Batch, Bat
     model, config = trainer.model, trainer.config
     if config.threads:
         torch.set_num_threads(config.threads)
+    load_plotting()
     before = peak_bytes()
     forget_peak()
     points = []
+    fresh = 0.0
     with kept_memory():
         # First, since what is in pieces goes back into them after a gradient only.
         trainer.validate(first_only=True)
         model.train()
         for batch in probes:
             micro = batch.split(config.micro_rows)[0]
-            once(trainer, micro)  # the first time, memory is asked for
-            started = time.perf_counter()
-            once(trainer, micro)
-            points.append((micro.tokens.numel(), time.perf_counter() - started))
+            first = once(trainer, micro)  # memory is asked for, and code is made for the shape
+            points.append((micro.tokens.numel(), once(trainer, micro)))
+            fresh = max(first - points[-1][1], 0.0)
     trained = [p for p in model.parameters() if p.requires_grad]
     num_trained = sum(p.numel() for p in trained)
     update = seconds_of_update(trainer)
@@ -61,10 +66,13 @@ def foresee(trainer: Trainer, planned: list[list[int]], probes: tuple[Batch, Bat
     )
     watched = sum(b.tokens.numel() for watch in trainer.watches.values() for b in watch.batches)
     rounds = len(planned) // config.validate_steps + 2
-    seconds = steps + rounds * watched * a_token / 3
+    shapes = num_shapes(trainer, planned)
+    seconds = steps + rounds * watched * a_token / 3 + shapes * fresh
     moments = moment_bytes(trainer)
     # A checkpoint is written from copies of what is trained and of the optimizer's moments.
     peak = peak_bytes() + moments
+    if config.precision == "bfloat16" and not torch.cuda.is_available():
+        peak += shapes * CODE
     return Foresight(
         peak_bytes=max(before, peak, resting_bytes() + 2 * moments),
         seconds=seconds,
@@ -73,11 +81,25 @@ def foresee(trainer: Trainer, planned: list[list[int]], probes: tuple[Batch, Bat
     )
 
 
-def once(trainer: Trainer, micro: Batch) -> None:
-    """One forward and backward, as a step does it."""
+def once(trainer: Trainer, micro: Batch) -> float:
+    """One forward and backward, as a step does it; its seconds."""
+    started = time.perf_counter()
     with trainer.autocast():
         loss, _ = trainer.objective(trainer.model, trainer.placed(micro))
     loss.backward()
+    return time.perf_counter() - started
+
+
+def num_shapes(trainer: Trainer, planned: list[list[int]]) -> int:
+    """How many sizes of micro-batches there are, learnt and held out."""
+    learnt = {tokens for step in planned for tokens in step}
+    watched = {
+        micro.tokens.numel()
+        for watch in trainer.watches.values()
+        for batch in watch.batches
+        for micro in batch.split(trainer.config.micro_rows)
+    }
+    return len(learnt | watched)
 
 
 def line_through(points: list[tuple[int, float]]) -> tuple[float, float]:

@@ -106,16 +106,26 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return rows
 
 
+def load_plotting() -> bool:
+    """Load what draws the curve, so that its memory is counted too; whether it is there."""
+    try:
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def plot_loss(directory: Path) -> Path | None:
     """Draw train and validation loss over tokens into `loss.png`; None where matplotlib is
     missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not load_plotting():
         print("no loss.png: pip install 'chatglm[train]' brings matplotlib", file=sys.stderr)
         return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     rows = read_metrics(directory / "metrics.jsonl")
     unit = 1e6 if max((row["tokens"] for row in rows), default=0) >= 1e6 else 1e3
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")

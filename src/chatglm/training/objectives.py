@@ -44,9 +44,9 @@ def next_word_loss(model: Network, batch: Batch, *, chunk: int = 0) -> tuple[Ten
     head = None if torch.compiler.is_compiling() else plain_head(model)
     if batch.is_padded or head is not None:  # questions and padding need no logits
         hidden, labels = hidden[learnt], labels[learnt]
-    if head is not None and torch.is_grad_enabled():
         more = rounded(len(labels)) - len(labels)
         hidden, labels = F.pad(hidden, (0, 0, 0, more)), F.pad(labels, (0, more), value=-100)
+    if head is not None and torch.is_grad_enabled():
         return word_loss(hidden, head, labels, chunk), count
     if chunk <= 0 or chunk >= len(labels):
         return summed_cross_entropy(model, hidden, labels), count

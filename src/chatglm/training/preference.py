@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from chatglm.data.epochs import rounded
 from chatglm.training.batch import Batch
 from chatglm.training.objectives import Network
 from chatglm.training.tuning import TuneConfig
@@ -42,6 +43,8 @@ def answer_scores(network: Network, batch: Batch, chunk: int) -> Tensor:
     labels = batch.labels  # (B, T)
     rows, columns = (labels != -100).nonzero(as_tuple=True)
     picked, wanted = hidden[rows, columns], labels[rows, columns]  # (N, C), (N,)
+    more = rounded(len(rows)) - len(rows)
+    picked, wanted = F.pad(picked, (0, 0, 0, more)), F.pad(wanted, (0, more))
     parts = []
     for part, target in zip(
         picked.split(chunk or len(picked) or 1),
@@ -53,7 +56,7 @@ def answer_scores(network: Network, batch: Batch, chunk: int) -> Tensor:
             if torch.is_grad_enabled()
             else word_scores(network, part, target)
         )
-    scores = torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+    scores = torch.cat(parts)[: len(rows)] if parts else hidden.new_zeros(0, dtype=torch.float32)
     # Rows without targets keep their place in the graph, so that every process has gradients.
     start = hidden[:, 0, 0].float() * 0
     return start.index_add(0, rows, scores)
