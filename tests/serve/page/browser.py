@@ -32,6 +32,14 @@ BRIEFLY = """if (location.protocol === "http:") {
     localStorage["chatglm.sampling"] ??= '{"max_tokens": 24}';
 }"""
 PATIENCE = 90_000
+SHOWN = """() => ({
+    address: location.hash,
+    written: document.querySelector("#composer")?.value,
+    sends: document.querySelector("#send")?.title,
+    banner: document.querySelector("#banner")?.hidden === false,
+    replies: [...document.querySelectorAll(".message.assistant")].map((m) => m.dataset.state),
+    log: document.querySelector("#log")?.innerText.slice(-500),
+})"""
 
 
 class Server:
@@ -143,16 +151,30 @@ def ask(page: Page, text: str) -> None:
 def finished(page: Page, state: str = "done", count: int = 1) -> Locator:
     """The newest reply once `count` replies are there and the newest has a state."""
     replies = page.locator(".message.assistant")
-    page.wait_for_function(
+    wait(
+        page,
         """([state, count]) => {
             const all = [...document.querySelectorAll(".message.assistant")];
             return all.length >= count && all.at(-1).dataset.state === state;
         }""",
-        arg=[state, count],
+        [state, count],
     )
     return replies.last
 
 
 def until(page: Page, expression: str) -> None:
     """Wait until an expression holds on a page; its policy lets no text be run, but a function."""
-    page.wait_for_function(f"() => {expression}")
+    wait(page, f"() => {expression}")
+
+
+def wait(page: Page, function: str, argument: object = None) -> None:
+    """Wait until a function of the page says yes. It is asked by a timer: a busy browser may draw
+    nothing for long, and playwright would ask whenever it draws. Where it never does, what the page
+    shows is told.
+    """
+    from playwright.sync_api import TimeoutError as TooLate
+
+    try:
+        page.wait_for_function(function, arg=argument, polling=100)
+    except TooLate as error:
+        raise AssertionError(page.evaluate(SHOWN)) from error

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tests.serve.page.browser import Reader, ask, finished, reply_with, until, write_long
+from tests.serve.page.browser import Reader, ask, finished, reply_with, until, wait, write_long
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -56,9 +56,7 @@ def test_retry_keeps_both_answers_as_versions(page: Page) -> None:
     first = finished(page)
     before = first.get_attribute("data-id")
     first.get_by_label("重试").click()
-    page.wait_for_function(
-        "id => document.querySelector('.message.assistant').dataset.id !== id", arg=before
-    )
+    wait(page, "id => document.querySelector('.message.assistant').dataset.id !== id", before)
     second = finished(page)
     assert second.locator(".versions").inner_text().strip() == "2/2"
     second.get_by_label("上一个版本").click()
