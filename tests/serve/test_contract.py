@@ -209,25 +209,6 @@ def test_the_clients_own_parsing_works(client: OpenAI) -> None:
     assert isinstance(reply.choices[0].message.parsed, Person)
 
 
-@pytest.mark.parametrize(
-    ("options", "param"),
-    [
-        ({"top_logprobs": 2}, "top_logprobs"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
-        ({"web_search_options": {}}, "web_search_options"),
-    ],
-)
-def test_a_field_that_cannot_be_honoured_is_named(
-    client: OpenAI, options: dict[str, Any], param: str
-) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        chat(client, **options)
-    assert refused.value.param == param
-    assert param in refused.value.message
-
-
 def test_a_text_is_continued_alone_and_among_others(client: OpenAI) -> None:
     def complete(prompt: Any, **options: Any) -> list[str]:
         answer = client.completions.create(

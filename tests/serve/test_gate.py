@@ -286,22 +286,22 @@ def test_one_other_page_may_be_allowed(locked: Running) -> None:
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"logit_bias": {"999999": 1}}, "logit_bias"),
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),
-        ({"top_logprobs": 3}, None),
+        ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 10**30}, "max_tokens"),
         ({"seed": 2**64}, "seed"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
-        ({"tool_choice": "required"}, None),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-        ({"stream_options": {"include_usage": True}}, None),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"chat_template": "{{ 7*7 }}"}, "chat_template"),
         ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs.x"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_field(
-    toy_server: Running, body: dict[str, object], param: str | None
+    toy_server: Running, body: dict[str, object], param: str
 ) -> None:
     told = toy_server.post("/v1/chat/completions", {**BODY, **body})
     assert told.status_code == 400
@@ -310,7 +310,7 @@ def test_what_is_wrong_is_said_with_its_field(
     assert error["type"] == "invalid_request_error"
     assert error["code"] is None or isinstance(error["code"], str)
     assert error["param"] == param
-    assert error["message"]
+    assert param.split("[")[0].split(".")[0] in error["message"]
 
 
 def test_fields_that_change_nothing_are_ignored(toy_server: Running) -> None:
