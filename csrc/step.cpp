@@ -486,6 +486,12 @@ bool is_wrong(const ChatglmNetwork& n, const ChatglmForward& f, const ChatglmAtt
 
 extern "C" {
 
+// Bytes of the structures of a forward, which Python mirrors.
+EXPORT int64_t chatglm_forward_structures() {
+  return int64_t(sizeof(ChatglmNetwork) + sizeof(ChatglmForward) + sizeof(ChatglmLayer) +
+                 sizeof(ChatglmAttention));
+}
+
 // Bytes of scratch memory that a forward of a.num_tokens tokens needs.
 EXPORT int64_t chatglm_forward_bytes(const ChatglmNetwork* network, const ChatglmAttention* a) {
   return Layout(*network, *a).total * int64_t(sizeof(float));

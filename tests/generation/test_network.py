@@ -148,6 +148,14 @@ def test_a_width_that_fills_no_tiles_is_left_to_the_modules() -> None:
     assert len(replies) == 4
 
 
+def test_a_library_with_other_structures_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    functions = network.functions.__wrapped__
+    assert functions() is not None
+    monkeypatch.setattr(network, "_MIRRORED", network._MIRRORED[1:])
+    with pytest.raises(RuntimeError, match="other structures of a forward: it was built for anoth"):
+        functions()
+
+
 def test_a_token_that_is_no_word_is_refused(tiny: Tiny) -> None:
     model = tiny("rope")
     with pytest.raises(ValueError, match="the native step refuses 2 tokens"):

@@ -62,12 +62,18 @@ class _Forward(ctypes.Structure):
     ]
 
 
+_MIRRORED: tuple[type[ctypes.Structure], ...] = (_Network, _Forward, _Layer, Arguments)
+
+
 @cache
 def functions() -> tuple[Any, Any] | None:
     """The native forward and the scratch bytes that it needs; None where they were not built."""
     library = native.opened()
     if library is None:
         return None
+    library.chatglm_forward_structures.restype = ctypes.c_int64
+    if library.chatglm_forward_structures() != sum(map(ctypes.sizeof, _MIRRORED)):
+        raise library.stale("other structures of a forward")
     pointers = [ctypes.POINTER(kind) for kind in (_Network, _Forward, Arguments)]
     library.chatglm_forward.argtypes = pointers
     library.chatglm_forward_bytes.argtypes = [pointers[0], pointers[2]]

@@ -34,14 +34,18 @@ class Kernels(ctypes.CDLL):
         except AttributeError as error:
             if not name.startswith("chatglm_"):
                 raise
-            raise RuntimeError(
-                f"{self._name} has no {name}: it was built for another version of the package; "
-                "install the package again, or set CHATGLM_NATIVE=0 to run without it"
-            ) from error
+            raise self.stale(f"no {name}") from error
+
+    def stale(self, what: str) -> RuntimeError:
+        """The error for a library that has something which this version's does not."""
+        return RuntimeError(
+            f"{self._name} has {what}: it was built for another version of the package; "
+            "install the package again, or set CHATGLM_NATIVE=0 to run without it"
+        )
 
 
 @cache
-def opened() -> ctypes.CDLL | None:
+def opened() -> Kernels | None:
     """The shared library, or None where it was not built or is not wanted."""
     wanted = os.environ.get("CHATGLM_NATIVE", "")
     if wanted == "0":
@@ -90,7 +94,7 @@ class Quantize(ctypes.Structure):
     ]
 
 
-def declared(native: ctypes.CDLL) -> ctypes.CDLL:
+def declared(native: Kernels) -> Kernels:
     """The library with the types of its functions."""
     whole, pointer, count = ctypes.c_int, ctypes.c_void_p, ctypes.c_int64
     weight = ctypes.POINTER(Weight)
