@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from chatglm import checkpoint
+from chatglm.cli import main
 from chatglm.data.prepare import prepare
 from chatglm.data.shards import Documents
 from chatglm.tokenizer import load_tokenizer
@@ -64,6 +66,27 @@ def test_a_finished_run_is_a_model_that_loads(recipe: Path, tmp_path: Path) -> N
     with torch.inference_mode():
         logits = loaded.model.logits(loaded.model(torch.tensor([[1, 2, 3]])))
     assert logits.isfinite().all()
+
+
+def test_samples_before_and_after_change_nothing_of_a_run(
+    recipe: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = (train(read_recipe(recipe)) / "model.safetensors").read_bytes()
+    texts = [{"text": f"第{i}天，" + "今天天气很好，适合出门。" * 8} for i in range(40)]
+    lines = "".join(json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
+    (tmp_path / "held.jsonl").write_text(lines, "utf-8")
+    held = tmp_path / "held"
+    prepare([str(tmp_path / "held.jsonl")], load_tokenizer(toy), held, validation_fraction=0.2)
+    more = [f"output={tmp_path / 'other'}", f'validation=[{{path = "{held}"}}]']
+    assert main(["train", str(recipe), *more]) == 0
+    assert (tmp_path / "other" / "model" / "model.safetensors").read_bytes() == plain
+    samples = json.loads((tmp_path / "other" / "samples.json").read_text("utf-8"))
+    assert len(samples) == 3
+    for sample in samples:
+        assert sample["question"] + sample["wanted"] in lines
+        assert sample["before"] != ""
+        assert sample["after"] is not None
+    assert samples[0]["question"] in capsys.readouterr().err
 
 
 def test_a_finished_run_that_is_asked_again_gives_the_same_model(recipe: Path) -> None:

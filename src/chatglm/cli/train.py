@@ -62,11 +62,13 @@ def run(args: argparse.Namespace) -> int:
 
 def train_recipe(config: TrainConfig) -> int:
     """Run a recipe from where it stopped."""
+    from chatglm.cli.samples import Continuations
     from chatglm.training.run import train
     from chatglm.training.trainer import Interrupted, TrainingDiverged
 
+    samples = Continuations(config)
     try:
-        directory = train(config)
+        directory = train(config, witness=samples)
     except TrainingDiverged as error:
         print(error, file=sys.stderr)
         return 4
@@ -75,6 +77,7 @@ def train_recipe(config: TrainConfig) -> int:
         return 128 + error.number
     if os.environ.get("RANK", "0") != "0":  # the first of several processes speaks
         return 0
+    samples.show()
     if (directory / "config.json").is_file():
         print(f"chatglm chat --model {directory}")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Protocol
 
 from chatglm import checkpoint
 from chatglm.checkpoint import Loaded
@@ -186,11 +187,19 @@ def shape_of_run(state: Path) -> ModelConfig:
     return build(ModelConfig, table["shape"], where=str(state.parents[1] / "config.json"))
 
 
-def train(config: TrainConfig) -> Path:
+class Witness(Protocol):
+    """Who looks at the model before the first step and after the last."""
+
+    def __call__(self, model: Transformer, tokenizer: Tokenizer, *, is_trained: bool) -> None:
+        """Look at it; nothing of it is changed."""
+
+
+def train(config: TrainConfig, *, witness: Witness | None = None) -> Path:
     """Run a recipe to its end, resuming what is there; returns the directory of the finished
     model, or of its last checkpoint where no public format has a place for its shape.
 
-    Under torchrun every process calls this, and they share the rows of each batch.
+    Under torchrun every process calls this, and they share the rows of each batch. The first of
+    them calls the witness, where each has the model whole.
     """
     group = join(tensor_size=config.tensor_parallel)
     directory = Path(config.output)
@@ -228,7 +237,13 @@ def train(config: TrainConfig) -> Path:
     if not trainer.resume() and config.start is not None:
         begin_from(Path(config.start), trainer)
     announce(config, trainer, stream)
+    if not group.is_first or config.shard or config.tensor_parallel > 1:
+        witness = None
+    if witness is not None and trainer.step == 0:
+        witness(model, tokenizer, is_trained=False)
     trainer.run()
+    if witness is not None:
+        witness(model, tokenizer, is_trained=True)
     finished = finish(config, model, tokenizer, loaded, group)
     group.wait()
     return finished or latest(directory)
