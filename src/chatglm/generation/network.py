@@ -169,32 +169,10 @@ class Network:
         places: Sequence[Sequence[int]],
         store: KeyValueStore,
         spans: Sequence[Span],
+        scores: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states (T, C) in float32 of tokens at positions (P, T)."""
-        return self.compute(tokens, places, store, spans, None)
-
-    def scores(
-        self,
-        tokens: Sequence[int],
-        places: Sequence[Sequence[int]],
-        store: KeyValueStore,
-        spans: Sequence[Span],
-    ) -> Tensor:
-        """Scores (T, V) in float32 of the token after each, in the same call."""
-        scores = torch.empty(len(tokens), self.head.rows)
-        self.compute(tokens, places, store, spans, scores)
-        return scores
-
-    def compute(
-        self,
-        tokens: Sequence[int],
-        places: Sequence[Sequence[int]],
-        store: KeyValueStore,
-        spans: Sequence[Span],
-        scores: Tensor | None,
-    ) -> Tensor:
-        """Hidden states (T, C); the scores that belong to them are written where there is room for
-        them.
+        """Hidden states (T, C) in float32 of tokens at positions (P, T); where there is room for
+        scores (T, V), those of the token after each as well.
         """
         a, kept = arranged(store, spans, -1)
         ids, positions = array("i", tokens), self.turn(a, places)

@@ -149,7 +149,10 @@ class Runner:
     def score(self, parts: Sequence[Part]) -> Tensor:
         """Scores (T, V) in float32 of the token after each of the parts' tokens."""
         if isinstance(self.network, network.Network):
-            return self.network.scores(*self.arranged(parts))
+            arranged = self.arranged(parts)
+            scores = torch.empty(len(arranged[0]), self.network.head.rows)
+            self.network.forward(*arranged, scores=scores)
+            return scores
         return self.logits(self.read(parts))
 
     def arranged(
