@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chatglm.cli.console import say
 from chatglm.cli.options import CommandError
-from chatglm.cli.source import add_source_flags, load_weights, refuse_existing
+from chatglm.cli.source import add_output_flag, add_source_flags, load_weights, refuse_existing
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,13 +29,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="FILE",
         help=say("a text file with a word on each line", "文本文件，每行一个词"),
     )
-    parser.add_argument(
-        "--output",
-        "-o",
-        required=True,
-        metavar="DIRECTORY",
-        help=say("a new directory", "新目录"),
-    )
+    add_output_flag(parser)
     parser.set_defaults(run=run)
 
 

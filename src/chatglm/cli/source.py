@@ -86,6 +86,17 @@ def unreadable(source: str | None, error: Exception) -> CommandError:
     return CommandError(str(error), INVALID_INPUT if is_damaged else 1)
 
 
+def add_output_flag(parser: argparse.ArgumentParser) -> None:
+    """`--output`, the new directory of a model that is written."""
+    parser.add_argument(
+        "--output",
+        "-o",
+        required=True,
+        metavar="DIRECTORY",
+        help=say("a new directory", "新目录"),
+    )
+
+
 def refuse_existing(path: Path, flag: str = "--output") -> None:
     """An error, before anything is loaded, where the output is there already."""
     if path.is_dir() and not any(path.iterdir()):
