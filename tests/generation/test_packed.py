@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from chatglm.generation import native
-from chatglm.generation.packed import PackedLinear
+from chatglm.generation.packed import PackedLinear, weight_of
 
 pytestmark = pytest.mark.skipif(native.kernel() is None, reason="the native kernels were not built")
 
@@ -20,7 +20,7 @@ def test_a_row_is_the_same_to_the_bit_in_any_company(
 ) -> None:
     torch.manual_seed(columns)
     plain = nn.Linear(columns, rows).to(dtype)
-    linear = PackedLinear(plain, packs=True)
+    linear = PackedLinear(weight_of(plain, packs=True))
     x = torch.randn(300, columns).to(dtype)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     with torch.inference_mode():

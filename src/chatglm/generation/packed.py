@@ -75,7 +75,7 @@ def pack(model: Transformer) -> Transformer:
     assert isinstance(packed, Transformer)
     if model.config.tied and has_weight(model.embedding):
         packed.config = replace(model.config, tied=False)
-        packed.add_module("head", PackedLinear(model.embedding, packs))
+        packed.add_module("head", PackedLinear(head_weight(model, packs=packs)))
     return packed
 
 
@@ -83,7 +83,7 @@ def _copy(module: nn.Module, known: dict[int, PackedLinear], packs: bool) -> nn.
     if type(module) is nn.Linear and has_weight(module):
         key = id(module.weight)  # adapters have linears of their own over the same weight
         if key not in known:
-            known[key] = PackedLinear(module, packs)
+            known[key] = PackedLinear(weight_of(module, packs=packs))
         return known[key]
     twin = copy.copy(module)
     twin._modules = {
@@ -98,9 +98,9 @@ def _copy(module: nn.Module, known: dict[int, PackedLinear], packs: bool) -> nn.
 class PackedLinear(nn.Module):
     """A linear or the rows of an embedding, by the native kernels."""
 
-    def __init__(self, module: nn.Module, packs: bool) -> None:
+    def __init__(self, weight: Weight) -> None:
         super().__init__()
-        self.kernel_weight = weight_of(module, packs=packs)
+        self.kernel_weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) → (…, C')."""
