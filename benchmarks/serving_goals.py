@@ -92,7 +92,10 @@ GOALS = {
     ),
     "R17": Goal(
         meaning="20 minutes of mixed work, memory at rest",
-        run=lambda server, share: goals.soak(server, 1200 * share),
+        run=lambda server, share: {
+            **goals.fill_cache(server),
+            **goals.soak(server, 1200 * share),
+        },
         flags=NAMED,
     ),
     "R19": Goal(

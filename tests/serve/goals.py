@@ -540,6 +540,26 @@ def fits(value: object, shape: int) -> bool:
 # R17
 
 
+def fill_cache(server: Running) -> Numbers:
+    """Have the server read different prompts until its memory no longer grows: keys and values take
+    theirs as they are needed, up to the room that they have.
+    """
+    random_ = random.Random(0)
+    length = server.get("/v1/models").json()["data"][0]["max_model_len"] - 2
+    before = resident(server)
+
+    async def one(_: int) -> None:
+        prompt = [random_.randrange(300) for _ in range(length)]
+        answer = await wire.ask(server.port, "/v1/completions", {"prompt": prompt, "max_tokens": 1})
+        assert answer.status == 200, answer.body
+
+    grown = [before]
+    while len(grown) < 3 or grown[-1] - grown[-2] > 1:
+        wire.run(together(32, 4, one), 600)
+        grown.append(resident(server))
+    return {"cache_mb": round(grown[-1] - before, 1)}
+
+
 def soak(server: Running, seconds: float) -> Numbers:
     """R17: mixed work for a while; memory and open files come to rest."""
     memory: list[tuple[float, float]] = []
