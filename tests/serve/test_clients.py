@@ -199,6 +199,8 @@ def test_litellm_works_unchanged(server: Running) -> None:
         (["--port", "99999"], "65535"),
         (["--max-num-seqs", "0"], "above 0"),
         (["--max-model-len", "1"], "at least 2"),
+        (["--max-num-tokens", "0"], "above 0"),
+        (["--max-num-tokens", "100"], "no room for one context of 1024"),
         (["--model", "openai/gpt"], "remote"),
         (["--model", "a=/none"], "none"),
     ],

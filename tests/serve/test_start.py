@@ -187,3 +187,12 @@ def test_with_a_certificate_the_server_speaks_https(
     assert "--ssl-certfile too" in capsys.readouterr().err
     assert main(["serve", "--ssl-certfile", str(key)]) == 2
     assert "cannot be used" in capsys.readouterr().err
+
+
+def test_the_cache_has_the_room_that_it_is_given(launch: Callable[..., Running], toy: Path) -> None:
+    flags = ["--max-model-len", "64", "--max-num-tokens", "96", "--kv-dtype", "int8"]
+    running = launch("--model", f"toy={toy}", *flags)
+    assert "up to 96 tokens are kept" in running.log.read_text("utf-8")
+    body = {"prompt": [[7] * 40, [8] * 40, [9] * 40], "max_tokens": 20, "temperature": 0}
+    answer = running.post("/v1/completions", body).json()  # each needs most of it
+    assert answer["usage"]["completion_tokens"] == 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,6 +176,22 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(flag, type=int, default=default, help=f"{say(*meaning)} ({default})")
     group.add_argument(
+        "--max-num-tokens",
+        type=int,
+        metavar="TOKENS",
+        help=say(
+            "whose keys and values are kept, of running and earlier requests (--max-num-seqs full "
+            "contexts, 4 GiB at most)",
+            "键值缓存可容纳的词元数（默认 --max-num-seqs 个完整上下文，最多 4 GiB）",
+        ),
+    )
+    group.add_argument(
+        "--kv-dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16", "int8"),
+        help=say("of keys and values", "键值缓存的数据类型"),
+    )
+    group.add_argument(
         "--max-model-len",
         type=int,
         metavar="TOKENS",
@@ -215,12 +232,26 @@ def run(arguments: argparse.Namespace) -> int:
 
     def models() -> dict[str, ChatGLM]:
         found = load_models(arguments, settings)
+        tell_room(found)
         tell_where(", ".join(found), settings)
         return found
 
     server = make_server(create_app(models, settings, report=log.report), settings)
     server.run(listening(settings))
     return INTERRUPTED if server.stopped_by == signal.SIGINT else 0
+
+
+def tell_room(models: Mapping[str, ChatGLM]) -> None:
+    """Say how large the caches may become: memory that is taken as it is needed."""
+    for engine in {id(model.engine): model.engine for model in models.values()}.values():
+        tokens = engine.scheduler.num_blocks * engine.scheduler.block_size
+        size = f"{engine.max_cache_bytes / 1e6:,.0f} MB"
+        note(
+            say(
+                f"keys and values of up to {tokens:,} tokens are kept: {size} when all are in use",
+                f"键值缓存最多 {tokens:,} 个词元，用满时占 {size}",
+            )
+        )
 
 
 def tell_where(names: str, settings: Settings) -> None:
@@ -267,6 +298,8 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         if getattr(arguments, name) <= 0:
             flag = "--" + name.replace("_", "-")
             raise CommandError(f"{flag} must be above 0, got {getattr(arguments, name):g}")
+    if arguments.max_num_tokens is not None and arguments.max_num_tokens < 1:
+        raise CommandError(f"--max-num-tokens must be above 0, got {arguments.max_num_tokens}")
     if arguments.max_model_len is not None and arguments.max_model_len < 2:
         raise CommandError(f"--max-model-len must be at least 2, got {arguments.max_model_len}")
     for name in ("max_queue", "max_requests_per_minute", "request_timeout", "drain_timeout"):

@@ -52,6 +52,7 @@ class ChatGLM:
         loaded: Loaded,
         *,
         max_num_seqs: int = 16,
+        max_num_tokens: int | None = None,
         kv_dtype: str = "auto",
         draft: Loaded | None = None,
     ) -> None:
@@ -62,6 +63,7 @@ class ChatGLM:
             stop_ids=loaded.defaults.end_ids,
             learned_prefix=loaded.prefix,
             max_num_seqs=max_num_seqs,
+            max_num_tokens=max_num_tokens,
             kv_dtype=kv_dtype,
             draft=None if draft is None else draft.model,
         )
@@ -79,6 +81,7 @@ class ChatGLM:
         adapter: str | os.PathLike[str] | None = None,
         base: str | os.PathLike[str] | None = None,
         max_num_seqs: int = 16,
+        max_num_tokens: int | None = None,
         kv_dtype: str = "auto",
         draft: str | os.PathLike[str] | None = None,
     ) -> ChatGLM | RemoteChatGLM:
@@ -87,9 +90,11 @@ class ChatGLM:
         dtype: `auto` (as the file has it), `float32`, `bfloat16` or `float16`. device: `auto`,
         `cpu`, `cuda`, …. quantize: `int8`, `int4`, …, while loading. calibrate: a file of texts on
         which its rounding is made up for, or `general`. adapter: a LoRA adapter in PEFT's format;
-        `source` may be one too, and names its base itself unless `base` is given. kv_dtype: of keys
-        and values, `auto` (the model's), `float32`, `bfloat16`, `float16` or `int8`. draft: a
-        smaller model of the same family whose guesses save steps where a request asks to speculate.
+        `source` may be one too, and names its base itself unless `base` is given. max_num_seqs:
+        sequences that run at once. max_num_tokens: room for keys and values, which running
+        sequences and the prefix cache share; None: so many full contexts, 4 GiB at most. kv_dtype:
+        of keys and values, `auto` (the model's), `float32`, `bfloat16`, `float16` or `int8`. draft:
+        a smaller model of the family whose guesses save steps where a request asks to speculate.
         """
         if source is not None and str(source).startswith("openai/"):
             from chatglm.generation.remote import RemoteChatGLM
@@ -111,7 +116,13 @@ class ChatGLM:
             small = checkpoint.load(
                 draft, dtype=dtype, device=device, offline=offline, quantize=quantize
             )
-        return ChatGLM(loaded, max_num_seqs=max_num_seqs, kv_dtype=kv_dtype, draft=small)
+        return ChatGLM(
+            loaded,
+            max_num_seqs=max_num_seqs,
+            max_num_tokens=max_num_tokens,
+            kv_dtype=kv_dtype,
+            draft=small,
+        )
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> Path:
         """Write the checkpoint in the format it was read from; same tensors, same bytes."""

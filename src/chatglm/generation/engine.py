@@ -162,6 +162,11 @@ class Engine:
         return 1 - self.scheduler.num_free / self.scheduler.num_blocks
 
     @property
+    def max_cache_bytes(self) -> int:
+        """Bytes of keys and values when all the room is used."""
+        return self.scheduler.num_blocks * BLOCK_SIZE * self.runner.token_bytes
+
+    @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
         return bool(self.requests)
