@@ -36,10 +36,10 @@ def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_there(tiny: Tiny)
         again = ask(engine, [*START, *end])
         assert again[0].num_cached == 48
         assert told(again) == told(ask(apart, [*START, *end]))
-    assert engine.num_prefix_hits == 3 * 48
-    assert engine.num_prefix_queries == 52 + 53 + 52 + 80
+    assert engine.prefixes.num_hits == 3 * 48
+    assert engine.prefixes.num_queries == 52 + 53 + 52 + 80
     assert engine.cache_usage == 0
-    assert apart.num_prefix_hits == 0
+    assert apart.prefixes.num_hits == 0
 
 
 def test_the_next_turn_finds_the_reply_of_the_one_before(tiny: Tiny) -> None:

@@ -131,7 +131,7 @@ def check(loaded: Loaded, count: int) -> None:
         wrong = [i for i in alone if replies.get(i) != alone[i]]
         assert not wrong, f"{name}: {len(wrong)} of {count} differ, e.g. request {wrong[0]}"
         preemptions += engine.num_preemptions
-        hits += engine.num_prefix_hits
+        hits += engine.prefixes.num_hits
     assert preemptions > 0
     assert hits > 0
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from chatglm.generation.beams import Beams
-from chatglm.generation.blocks import BLOCK_SIZE, extend_keys, root_key
+from chatglm.generation.blocks import BLOCK_SIZE
+from chatglm.generation.prefix import PrefixCache
 from chatglm.generation.replies import Replies
 from chatglm.generation.request import Branch, Output, Request, check
 from chatglm.generation.runner import Part, Runner
@@ -60,26 +61,27 @@ class Engine:
         )
         self.max_num_batched_tokens = max_num_batched_tokens
         self.chunk_size = chunk_size
-        self.prefix_cache = prefix_cache and self.config.context == "causal"
+        self.prefixes = PrefixCache(
+            self.scheduler,
+            runner.num_learned,
+            is_on=prefix_cache and self.config.context == "causal",
+        )
         self.replies = Replies(self.scheduler, runner.num_learned)
         self.speculation = Speculation(
             None if draft is None else DraftModel(draft, self.config, num_seqs=max_num_seqs)
         )
         self.next_id = 0
         self.num_steps = 0
-        # Tokens of prompts that were looked for in the prefix cache, and that were found.
-        self.num_prefix_queries = 0
-        self.num_prefix_hits = 0
 
     def refresh(self) -> None:
         """Take weights as they are now; where they have changed, the prefix cache is void."""
         if self.runner.refresh():
-            self.scheduler.pool.forget_all()
+            self.prefixes.forget()
 
     def add_adapter(self, name: str, model: Transformer) -> None:
         """Let requests name an adapter: `model` is the base, over the same weights, with it on."""
         self.runner.add_adapter(name, model)
-        self.scheduler.pool.forget_all()
+        self.prefixes.forget()
 
     def add(self, prompt: Prompt, sampling: Sampling) -> int:
         """Queue a request and return its id; everything that can be wrong with it is said here."""
@@ -102,15 +104,12 @@ class Engine:
             sampling=sampling,
             stop_ids=stop_ids,
             limit=limit,
-            root=root_key(sampling.cache_salt, sampling.adapter) if self.prefix_cache else None,
+            root=self.prefixes.root(sampling),
             num_open=sampling.n,
         )
         if sampling.num_beams > 1 and limit:
             request.beams = Beams(sampling=sampling, stop_ids=stop_ids, limit=limit)
-        keys: list[bytes] = []
-        if request.root is not None and sampling.prompt_logprobs is None:
-            # The last token is read in any case: its hidden state gives the first of the reply.
-            extend_keys(keys, [*[-1] * learned, *prompt.tokens[:-1]], request.root)
+        keys = self.prefixes.keys(request)
         first, most = learned + length + min(limit, 1), learned + length + limit
         together = sampling.num_beams if limit else 1
         for index, seed in enumerate(seeds(sampling) if limit else [0] * sampling.n):
@@ -233,16 +232,18 @@ class Engine:
         """
         request = branch.request
         if branch.num_read == 0:
-            if request.start is not None and self.join(branch):
+            if request.start is not None and self.prefixes.join(branch):
                 return self.replies.choose([branch], request.start)
-            self.find(branch)
+            num_found = self.prefixes.find(branch)
+            self.runner.open(self.scheduler.num_blocks)
+            self.runner.begin(self.scheduler.running[branch.id].blocks, num_found)
         start, stop = branch.num_read, len(branch.tokens)
         whole = request.prompt.prefix if self.config.context == "prefix" else 0
         if stop - start > self.chunk_size:
             stop = min(max(start + self.chunk_size, whole), stop)
         hidden = self.runner.read([self.part(branch, branch.tokens[start:stop])])  # (T, C)
         branch.num_read = stop
-        self.keep(branch)
+        self.prefixes.keep(branch)
         if request.sampling.prompt_logprobs is not None and branch.index == 0:
             self.score_prompt(request, hidden, start)
         if stop < len(branch.tokens):
@@ -256,46 +257,6 @@ class Engine:
         if len(request.branches) > 1 and not branch.num_new:
             request.start = logits
         return self.replies.choose([branch], logits)
-
-    def join(self, branch: Branch) -> bool:
-        """Let a branch that has not begun hold the prompt's blocks with one that has read them."""
-        length = len(branch.request.prompt.tokens)
-        for other in branch.request.branches:
-            if (
-                other.num_read >= length
-                and other.id in self.scheduler.running
-                and not branch.num_new
-            ):
-                self.scheduler.fork({branch.id: other.id}, self.runner.num_learned + length)
-                branch.num_read, branch.is_reading = length, False
-                return True
-        return False
-
-    def find(self, branch: Branch) -> None:
-        """Start a branch behind what the prefix cache holds of it, learned prefix included."""
-        num_slots = self.scheduler.find_again(branch.id) * BLOCK_SIZE
-        branch.num_read = max(num_slots - self.runner.num_learned, 0)
-        self.runner.open(self.scheduler.num_blocks)
-        self.runner.begin(self.scheduler.running[branch.id].blocks, num_slots)
-        if branch.index == 0 and not branch.num_new:
-            branch.request.num_cached = branch.num_read
-            self.num_prefix_queries += len(branch.tokens)
-            self.num_prefix_hits += branch.num_read
-
-    def keep(self, branch: Branch) -> None:
-        """Make the blocks that a branch has filled findable; those of a search are still in play
-        behind the prompt.
-        """
-        root, num_read = branch.request.root, branch.num_read
-        if branch.request.beams is not None:
-            num_read = min(num_read, len(branch.request.prompt.tokens))
-        num_learned = self.runner.num_learned
-        num_blocks = (num_learned + num_read) // BLOCK_SIZE
-        if root is None or num_blocks <= branch.num_kept:
-            return
-        branch.num_kept = num_blocks
-        extend_keys(branch.keys, [*[-1] * num_learned, *branch.tokens[:num_read]], root)
-        self.scheduler.keep(branch.id, branch.keys[:num_blocks])
 
     def part(self, branch: Branch, tokens: Sequence[int]) -> Part:
         """The next tokens of a branch, for the runner."""
@@ -332,7 +293,7 @@ class Engine:
         logits = self.runner.score([self.part(branch, branch.fed) for branch in running])  # (T, V)
         for branch in running:
             branch.num_read = len(branch.tokens)
-            self.keep(branch)
+            self.prefixes.keep(branch)
         outputs = self.replies.choose(running, logits)
         self.num_steps += 1
         return outputs

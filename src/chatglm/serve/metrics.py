@@ -125,8 +125,8 @@ class Metrics(Observer, Collector):
                 "num_requests_waiting": engine.num_waiting,
                 "kv_cache_usage_perc": engine.cache_usage,
                 "num_preemptions": engine.num_preemptions,
-                "prefix_cache_queries": engine.num_prefix_queries,
-                "prefix_cache_hits": engine.num_prefix_hits,
+                "prefix_cache_queries": engine.prefixes.num_queries,
+                "prefix_cache_hits": engine.prefixes.num_hits,
             }
             for name, value in values.items():
                 families[name].add_metric([served.name], value)
