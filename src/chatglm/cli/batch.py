@@ -9,7 +9,7 @@ from pathlib import Path
 from chatglm.cli.console import note, say
 from chatglm.cli.inputs import ProgressLine
 from chatglm.cli.options import INVALID_INPUT, CommandError
-from chatglm.cli.serve import add_models
+from chatglm.cli.serve_flags import add_models
 from chatglm.errors import missing_extra
 
 

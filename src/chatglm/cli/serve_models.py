@@ -90,17 +90,17 @@ def load(
             quantize=arguments.quantize,
             adapter=adapter,
             max_num_seqs=settings.max_num_seqs,
-            max_num_tokens=arguments.max_num_tokens,
-            kv_dtype=arguments.kv_dtype,
+            max_num_tokens=settings.max_num_tokens,
+            kv_dtype=settings.kv_dtype,
         )
     except (ValueError, FileNotFoundError) as error:
         is_damaged = source is None or Path(source).exists()
         raise CommandError(str(error), INVALID_INPUT if is_damaged else 1) from error
     assert isinstance(model, ChatGLM)
     longest = min(settings.max_model_len or model.config.max_length, model.config.max_length)
-    if arguments.max_num_tokens is not None and arguments.max_num_tokens < longest:
+    if settings.max_num_tokens is not None and settings.max_num_tokens < longest:
         raise CommandError(
-            f"--max-num-tokens {arguments.max_num_tokens} has no room for one context of {longest} "
+            f"--max-num-tokens {settings.max_num_tokens} has no room for one context of {longest} "
             "tokens; give as many, or a smaller --max-model-len"
         )
     engine, most = model.engine, settings.max_num_batched_tokens

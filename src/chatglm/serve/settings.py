@@ -16,7 +16,8 @@ class Settings:
     api_keys: whoever shows one of them may come in; empty for everybody. allowed_hosts: names that
     a request's Host may be besides the address itself, where there is no key. allow_origins: web
     pages of other sites that may call. accept_any_model: an unknown `model` means the first one.
-    max_num_batched_tokens: of prompts that are read in one step, while running replies wait.
+    max_num_tokens, kv_dtype: room for keys and values and what they are kept as, as `ChatGLM` takes
+    them. max_num_batched_tokens: of prompts that are read in one step, while running replies wait.
     max_queue: requests that may wait per model. max_requests_per_minute: of one key, or of one
     address where there are no keys; 0 for any. max_model_len: tokens of prompt and reply together,
     where fewer than the model's own are wanted. drain_timeout: how long running requests may go on
@@ -30,6 +31,8 @@ class Settings:
     allow_origins: tuple[str, ...] = ()
     accept_any_model: bool = False
     max_num_seqs: int = 64
+    max_num_tokens: int | None = None
+    kv_dtype: str = "auto"
     max_num_batched_tokens: int = 2048
     max_queue: int = 512
     max_requests_per_minute: int = 0
