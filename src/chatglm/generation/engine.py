@@ -197,16 +197,16 @@ class Engine:
         """Branches whose next token can be read now; where blocks are short, the youngest wait."""
         decoding = []
         branches = [self.replies.branches[i] for i in self.scheduler.running]
-        due = [branch for branch in branches if not branch.is_reading and branch.fed]
+        due = [branch for branch in branches if not branch.is_reading and branch.num_fed]
         if any(branch.num_wanted for branch in due):
             self.speculation.propose(due, self.replies.branches)
         for branch in due:
             i, start = branch.id, self.runner.num_learned + branch.num_read
             if i not in self.scheduler.running:
                 continue
-            if not self.scheduler.has_room(i, start + len(branch.fed)):
+            if branch.drafts and not self.scheduler.has_room(i, start + branch.num_fed):
                 branch.drafts = []  # nobody has to go for what is only tried
-            self.send_back(self.scheduler.extend(i, start + len(branch.fed)))
+            self.send_back(self.scheduler.extend(i, start + branch.num_fed))
             if i in self.scheduler.running:
                 copies, preempted = self.scheduler.own(i, start)
                 if copies:

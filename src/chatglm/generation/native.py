@@ -67,34 +67,39 @@ def can_serve(width: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: tor
     )
 
 
-def arranged(
-    store: KeyValueStore, spans: Sequence[Span], level: int
-) -> tuple[Arguments, tuple[array[int], ...]]:
-    """The arguments that say where sequences' tokens and blocks lie, and the arrays behind them,
-    which must live as long.
-    """
+def arguments(store: KeyValueStore, level: int = -1) -> Arguments:
+    """The arguments that say what a store is like; the instruction set is the best unless given."""
     a = Arguments()
-    lengths = [len(span.visible) for span in spans]
-    offsets, firsts = array("i", [0]), array("i", [0])
-    tables, places, visible = array("i"), array("i"), array("i")
-    for span, length in zip(spans, lengths, strict=True):
-        span.check(store.num_blocks)
-        tables.extend(span.table)
-        offsets.append(len(tables))
-        firsts.append(firsts[-1] + length)
-        places.extend(range(span.start, span.stop))
-        visible.extend(span.visible)
-    kept = (tables, offsets, firsts, places, visible)
-    a.tables, a.offsets, a.firsts, a.places, a.visible = (
-        numbers.buffer_info()[0] for numbers in kept
-    )
-    a.num_tokens, a.num_sequences = len(places), len(spans)
     a.num_blocks = store.num_blocks
     a.kv_heads, a.width = store.keys.shape[1], store.width
     a.kv_kind = KV_KINDS[store.dtype]
-    a.num_threads = torch.get_num_threads()
     a.level = native.best_level() if level < 0 else level
-    return a, kept
+    return a
+
+
+def place(a: Arguments, spans: Sequence[Span]) -> array[int]:
+    """Say where sequences' tokens and blocks lie; the numbers behind it must live as long."""
+    offsets, firsts = [0], [0]
+    tables: list[int] = []
+    places: list[int] = []
+    visible: list[int] = []
+    for span in spans:
+        span.check(a.num_blocks)
+        tables += span.table
+        places += range(span.start, span.stop)
+        visible += span.visible
+        offsets.append(len(tables))
+        firsts.append(len(places))
+    numbers = array("i", [*offsets, *firsts, *places, *visible, *tables])
+    size = numbers.itemsize
+    a.offsets = at = numbers.buffer_info()[0]
+    a.firsts = at = at + size * len(offsets)
+    a.places = at = at + size * len(firsts)
+    a.visible = at = at + size * len(places)
+    a.tables = at + size * len(visible)
+    a.num_tokens, a.num_sequences = len(places), len(spans)
+    a.num_threads = torch.get_num_threads()
+    return numbers
 
 
 class LayerCall:
@@ -102,7 +107,8 @@ class LayerCall:
 
     def __init__(self, store: KeyValueStore, spans: Sequence[Span], *, level: int = -1) -> None:
         self.store = store
-        self.arguments, self.kept = arranged(store, spans, level)
+        self.arguments = arguments(store, level)
+        self.kept = place(self.arguments, spans)
         self.bases = (store.stored_keys.data_ptr(), store.stored_values.data_ptr())
         self.steps = (
             store.stored_keys.stride(0) * store.stored_keys.element_size(),

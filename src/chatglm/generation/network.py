@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from chatglm.generation.native import Arguments, arranged
+from chatglm.generation.native import Arguments, arguments, place
 from chatglm.generation.packed import can_pack, has_weight, head_weight, weight_of
 from chatglm.model import Transformer
 from chatglm.model.attention import Attention
@@ -174,14 +174,14 @@ class Network:
         """Hidden states (T, C) in float32 of tokens at positions (P, T); where there is room for
         scores (T, V), those of the token after each as well.
         """
-        a, kept = arranged(store, spans, -1)
-        ids, positions = array("i", tokens), self.turn(a, places)
+        if store is not self.store:
+            self.bind(store)
+        a = self.arguments
+        kept = place(a, spans)
+        ids, positions = array("i", tokens), self.turn(places)
         x = None if self.reads_words else self.embedded(tokens, places)
         out = torch.empty(a.num_tokens, self.network.hidden_size)
         f = self.forwards
-        if store is not self.store:
-            self.bind(store)
-        a.heads, a.keys, a.values, a.key_scales, a.value_scales = self.addresses
         f.scratch, f.scratch_bytes = self.room(a)
         f.tokens, f.positions = ids.buffer_info()[0], positions.buffer_info()[0]
         f.input, f.output = None if x is None else x.data_ptr(), out.data_ptr()
@@ -204,8 +204,13 @@ class Network:
         keys, values = store.stored_keys, store.stored_values
         f.key_stride = keys.stride(0) * keys.element_size()
         f.value_stride = values.stride(0) * values.element_size()
-        heads = self.model.config.num_heads
-        self.addresses = (heads, keys.data_ptr(), values.data_ptr(), *scales)
+        self.arguments = a = arguments(store)
+        a.heads, a.keys, a.values = self.model.config.num_heads, keys.data_ptr(), values.data_ptr()
+        a.key_scales, a.value_scales = scales
+        rotary = self.model.rotary
+        if rotary is not None:
+            a.planes, a.turned = self.model.config.num_planes, rotary.size
+            a.is_interleaved = rotary.pairs == "interleaved"
 
     def room(self, a: Arguments) -> tuple[int, int]:
         """Scratch memory for so many tokens: its address and bytes."""
@@ -224,16 +229,11 @@ class Network:
         x: Tensor = self.model.position(self.model.embedding(ids), at)
         return x[0].float().contiguous()
 
-    def turn(self, a: Arguments, places: Sequence[Sequence[int]]) -> array[int]:
+    def turn(self, places: Sequence[Sequence[int]]) -> array[int]:
         """Positions token by token; the angles of all of them stand ready."""
-        rotary = self.model.rotary
-        flat = array("i", [p for planes in zip(*places, strict=True) for p in planes])
-        if rotary is None:
-            return flat
-        a.planes, a.turned = len(places), rotary.size
-        a.is_interleaved = rotary.pairs == "interleaved"
-        n = self.network
-        if max(flat) >= n.num_positions:
+        rotary, n = self.model.rotary, self.network
+        flat = array("i", (p for planes in zip(*places, strict=True) for p in planes))
+        if rotary is not None and max(flat) >= n.num_positions:
             count = max(1024, 2 * max(flat))
             angles = rotary.angles(torch.arange(count)[None, None])
             self.angles = [part[0, :, 0].contiguous() for part in angles]  # (positions, R/2)

@@ -17,7 +17,7 @@ __all__ = ["Branch", "Finish", "Output", "Request", "TokenScore", "check"]
 Finish = Literal["stop", "length"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Output:
     """One token of one reply to one request.
 
@@ -112,6 +112,11 @@ class Branch:
     def fed(self) -> list[int]:
         """What the next forward reads of it: what is pending, and the drafts."""
         return [*self.tokens[self.num_read :], *self.drafts]
+
+    @property
+    def num_fed(self) -> int:
+        """How many tokens that is."""
+        return len(self.tokens) - self.num_read + len(self.drafts)
 
     @property
     def num_wanted(self) -> int:
