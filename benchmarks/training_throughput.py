@@ -39,8 +39,8 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"]
 
 def write_model(folder: Path) -> None:
     """The model's directory in transformers' format."""
-    from chatglm.checkpoint.configs import read_published
     from chatglm.checkpoint.names import entry_of
+    from chatglm.checkpoint.published import read_published
     from chatglm.checkpoint.transforms import to_theirs
     from chatglm.model import Transformer
     from chatglm.training.start import initialize

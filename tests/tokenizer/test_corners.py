@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chatglm.checkpoint.configs import read_published
+from chatglm.checkpoint.published import read_published
 from chatglm.messages import Message
 from chatglm.tokenizer import Tokenizer, load_tokenizer
 from chatglm.tokenizer.builtin_tools import GLM4_OLDER_SYSTEM

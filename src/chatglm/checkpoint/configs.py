@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from chatglm.config import Experts, ModelConfig, RopeScaling
 
@@ -13,71 +12,7 @@ Format = Literal[
     "glm2021", "chatglm", "chatglm2", "chatglm2_heads", "glm", "glm4", "glm4_moe",
     "gguf_chatglm", "gguf_chatglm_apart", "gguf_glm4", "gguf_glm4moe",
 ]  # fmt: skip
-RopeRatio = Literal["base", "positions"]
 Table = Mapping[str, object]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Defaults:
-    """Settings of generation that the files give, or the official code of the generation."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    max_new_tokens: int | None = None
-    end_ids: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Ids that say where a prefix model's context ends and what it fills; −1 where the files do
-    not say.
-    """
-
-    sop: int = -1
-    gmask: int = -1
-    mask: int = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """What a directory's json files say."""
-
-    format: Format
-    config: ModelConfig
-    defaults: Defaults
-    layout: Layout
-    num_learned: int = 0
-    notes: tuple[str, ...] = ()
-
-
-def read_published(
-    table: Table, generation: Table | None = None, *, rope_ratio: RopeRatio | None = None
-) -> Published:
-    """Config, defaults and layout from config.json and generation_config.json.
-
-    rope_ratio: what a ChatGLM config's ratio means, `base` (multiplies the rotary base) or
-        `positions` (divides the positions); None decides on evidence and says so in `notes`.
-    """
-    format = format_of(table)
-    config, notes = _READERS[format](table, rope_ratio)
-    layout = Layout()
-    if format == "chatglm":
-        layout = Layout(
-            sop=(sop := whole(table, "bos_token_id", 130004, least=0)),
-            # The first config.json files do not name them; they stand before <sop>.
-            gmask=whole(table, "gmask_token_id", max(sop - 3, 0), least=0),
-            mask=whole(table, "mask_token_id", max(sop - 4, 0), least=0),
-        )
-    return Published(
-        format=format,
-        config=config,
-        defaults=read_defaults(format, table, generation or {}),
-        layout=layout,
-        num_learned=whole(table, "pre_seq_len", 0, least=0),
-        notes=notes,
-    )
 
 
 def format_of(table: Table) -> Format:
@@ -127,13 +62,19 @@ def number(table: Table, key: str, default: float, *, where: str = CONFIG) -> fl
     return float(value)
 
 
-def read_glm2021(table: Table, rope_ratio: RopeRatio | None) -> tuple[ModelConfig, tuple[str, ...]]:
-    """GLM 2021 as on the hub; its GELU is the exact one of the hub's modeling file."""
+def width_and_heads(table: Table) -> tuple[int, int]:
+    """The hidden size and the number of heads, which divide it."""
     hidden, heads = whole(table, "hidden_size"), whole(table, "num_attention_heads")
     if hidden % heads:
         raise ValueError(
             f"config.json: num_attention_heads must divide hidden_size, got {heads} and {hidden}"
         )
+    return hidden, heads
+
+
+def read_glm2021(table: Table) -> ModelConfig:
+    """GLM 2021 as on the hub; its GELU is the exact one of the hub's modeling file."""
+    hidden, heads = width_and_heads(table)
     if table.get("relative_encoding"):
         raise ValueError("config.json: relative_encoding true was never published; expected false")
     return ModelConfig(
@@ -151,24 +92,19 @@ def read_glm2021(table: Table, rope_ratio: RopeRatio | None) -> tuple[ModelConfi
         mlp="gelu",
         bias="all",
         tied=True,
-    ), ()
+    )
 
 
 # The official code scales ChatGLM-6B's skips by √(2·28) whatever num_layers says.
 OFFICIAL_DEPTH = 28
 
 
-def read_chatglm(table: Table, rope_ratio: RopeRatio | None) -> tuple[ModelConfig, tuple[str, ...]]:
+def read_chatglm(table: Table) -> ModelConfig:
     """ChatGLM-6B."""
-    hidden, heads = whole(table, "hidden_size"), whole(table, "num_attention_heads")
-    num_layers = whole(table, "num_layers")
-    if hidden % heads:
-        raise ValueError(
-            f"config.json: num_attention_heads must divide hidden_size, got {heads} and {hidden}"
-        )
+    hidden, heads = width_and_heads(table)
     is_2d = bool(table.get("position_encoding_2d", True))
     return ModelConfig(
-        num_layers=num_layers,
+        num_layers=whole(table, "num_layers"),
         hidden_size=hidden,
         num_heads=heads,
         num_kv_heads=heads,
@@ -187,28 +123,15 @@ def read_chatglm(table: Table, rope_ratio: RopeRatio | None) -> tuple[ModelConfi
         context="prefix",
         mlp="gelu_tanh",
         bias="all",
-    ), ()
+    )
 
 
-def read_chatglm2(
-    table: Table, rope_ratio: RopeRatio | None
-) -> tuple[ModelConfig, tuple[str, ...]]:
+def read_chatglm2(table: Table) -> ModelConfig:
     """ChatGLM2, ChatGLM3, CodeGeeX2 and GLM-4 in the `chatglm` format."""
     hidden, heads = whole(table, "hidden_size"), whole(table, "num_attention_heads")
     grouped = bool(table.get("multi_query_attention", False))
     all_bias = bool(table.get("add_bias_linear", False))
     some_bias = bool(table.get("add_qkv_bias", False))
-    ratio = number(table, "rope_ratio", 1.0)
-    theta, scaling = 10000.0, None
-    notes: tuple[str, ...] = ()
-    if ratio != 1:
-        meaning, why = (rope_ratio, "as asked") if rope_ratio else meaning_of_ratio(table, ratio)
-        if meaning == "base":
-            theta *= ratio
-        else:
-            scaling = RopeScaling(kind="linear", factor=ratio)
-        told = "multiplies the rotary base" if meaning == "base" else "divides the positions"
-        notes = (f"rope_ratio {ratio:g} {told} ({why}); rope_ratio= of the loader overrides this",)
     return ModelConfig(
         num_layers=whole(table, "num_layers"),
         hidden_size=hidden,
@@ -222,38 +145,8 @@ def read_chatglm2(
         norm_eps=number(table, "layernorm_epsilon", 1e-5),
         residual="normed" if table.get("apply_residual_connection_post_layernorm") else "pre",
         final_norm=bool(table.get("post_layer_norm", True)),
-        rope_theta=theta,
-        rope_scaling=scaling,
         bias="all" if all_bias else "qkv" if some_bias else "none",
         tied=bool(table.get("tie_word_embeddings", False)),
-    ), notes
-
-
-def meaning_of_ratio(table: Table, ratio: float) -> tuple[RopeRatio, str]:
-    """What rope_ratio does in this config: ChatGLM2-6B-32k divides positions, later ones multiply
-    the base.
-    """
-    said = table.get("rope_ratio_meaning")  # what our classes for transformers write
-    if said in get_args(RopeRatio):
-        return cast(RopeRatio, said), "config.json says so"
-    name = str(table.get("_name_or_path", "")).lower()
-    if "chatglm2" in name or "codegeex2" in name:
-        return "positions", f"the name is {table['_name_or_path']}"
-    if "chatglm3" in name or "glm-4" in name or "longwriter" in name:
-        return "base", f"the name is {table['_name_or_path']}"
-    version = str(table.get("transformers_version", ""))
-    if version.startswith("4.27"):
-        return "positions", f"transformers_version is {version}, ChatGLM2's"
-    if version:
-        return "base", f"transformers_version is {version}, later than ChatGLM2's"
-    return (
-        ("base", "a ratio of 50 and more is ChatGLM3's or GLM-4's")
-        if ratio >= 50
-        else (
-            ("base", "several end tokens are GLM-4's")
-            if isinstance(table.get("eos_token_id"), list)
-            else ("positions", "a small ratio is ChatGLM2-32k's")
-        )
     )
 
 
@@ -277,15 +170,12 @@ def read_rope_scaling(rope: Table) -> RopeScaling | None:
         raise ValueError(
             f"config.json: rope scaling {kind!r} is not supported; known: default, linear, yarn"
         )
-    original = rope.get("original_max_position_embeddings")
+    original = "original_max_position_embeddings"
     strength = rope.get("attention_factor")
     return RopeScaling(
         kind="linear" if kind == "linear" else "yarn",
         factor=number(rope, "factor", 1.0),
-        original_length=whole(
-            rope if original else {"max_position_embeddings": rope["max_position_embeddings"]},
-            "original_max_position_embeddings" if original else "max_position_embeddings",
-        ),
+        original_length=whole(rope, original if rope.get(original) else "max_position_embeddings"),
         beta_fast=number(rope, "beta_fast", 32.0),
         beta_slow=number(rope, "beta_slow", 1.0),
         attention_factor=None if strength is None else number(rope, "attention_factor", 1.0),
@@ -293,23 +183,21 @@ def read_rope_scaling(rope: Table) -> RopeScaling | None:
     )
 
 
-def scaled_length(length: int, rope: Table) -> int:
+def scaled_length(length: int, scaling: RopeScaling | None) -> int:
     """The context that scaling stretches to, where max_position_embeddings still says the original
     one.
     """
-    scaling = read_rope_scaling(rope)
     if scaling is None or scaling.original_length is None:
         return length
     return max(length, int(scaling.original_length * scaling.factor))
 
 
-def read_transformers(
-    table: Table, rope_ratio: RopeRatio | None
-) -> tuple[ModelConfig, tuple[str, ...]]:
+def read_transformers(table: Table) -> ModelConfig:
     """transformers' `glm`, `glm4` and `glm4_moe`."""
     kind = table["model_type"]
     hidden, heads = whole(table, "hidden_size"), whole(table, "num_attention_heads")
     rope = rope_settings(table)
+    scaling = read_rope_scaling(rope)
     act = table.get("hidden_act", "silu")
     if act != "silu":
         raise ValueError(f"config.json: hidden_act must be silu, got {act!r}")
@@ -327,7 +215,7 @@ def read_transformers(
             weights_are_normalized=bool(table.get("norm_topk_prob", True)),
             scale=number(table, "routed_scaling_factor", 1.0),
         )
-    config = ModelConfig(
+    return ModelConfig(
         num_layers=whole(table, "num_hidden_layers"),
         hidden_size=hidden,
         num_heads=heads,
@@ -335,22 +223,21 @@ def read_transformers(
         head_dim=whole(table, "head_dim", max(hidden // heads, 1)),
         ffn_size=whole(table, "intermediate_size"),
         vocab_size=whole(table, "vocab_size"),
-        max_length=scaled_length(whole(table, "max_position_embeddings"), rope),
+        max_length=scaled_length(whole(table, "max_position_embeddings"), scaling),
         norm_eps=number(table, "rms_norm_eps", 1.5625e-07 if kind == "glm" else 1e-5),
         residual="sandwich" if kind == "glm4" else "pre",
         rope_pairs="half" if kind == "glm4_moe" else "interleaved",
         rope_fraction=number(rope, "partial_rotary_factor", 0.5),
         rope_theta=number(rope, "rope_theta", 10000.0),
-        rope_scaling=read_rope_scaling(rope),
+        rope_scaling=scaling,
         bias="qkv" if has_bias else "none",
         qk_norm=bool(table.get("use_qk_norm", False)) and kind == "glm4_moe",
         tied=bool(table.get("tie_word_embeddings", False)),
         experts=experts,
     )
-    return config, ()
 
 
-_READERS: dict[Format, Callable[[Table, RopeRatio | None], tuple[ModelConfig, tuple[str, ...]]]] = {
+_READERS: dict[Format, Callable[[Table], ModelConfig]] = {
     "glm2021": read_glm2021,
     "chatglm": read_chatglm,
     "chatglm2": read_chatglm2,
@@ -361,35 +248,9 @@ _READERS: dict[Format, Callable[[Table, RopeRatio | None], tuple[ModelConfig, tu
 }
 assert set(_READERS) == {name for name in get_args(Format) if not name.startswith("gguf")}
 
-# temperature, top_p of the official chat methods, where no generation_config.json says otherwise.
-_OFFICIAL = {
-    "chatglm": (0.95, 0.7),
-    "chatglm2": (0.8, 0.8),
-    "chatglm2_heads": (0.8, 0.8),
-    "glm": (0.8, 0.8),
-    "glm4": (0.8, 0.8),
-    "glm4_moe": (1.0, 1.0),
-    "glm2021": (0.9, 0.7),
-}
 
-
-def read_defaults(format: Format, table: Table, generation: Table) -> Defaults:
-    """Defaults of generation: generation_config.json, else what the official code does."""
-    temperature, top_p = _OFFICIAL[format]
-    if generation.get("do_sample") is False:
-        temperature = 0.0
-    ends = generation.get("eos_token_id", table.get("eos_token_id"))
-    ends = [ends] if isinstance(ends, int) else ends
-    if ends is None:
-        ends = []
-    if not isinstance(ends, list) or not all(isinstance(i, int) and i >= 0 for i in ends):
-        raise ValueError(f"config.json: eos_token_id must be an id or a list of ids, got {ends!r}")
-    most = generation.get("max_new_tokens")
-    return Defaults(
-        temperature=temperature and number(generation, "temperature", temperature),
-        top_k=whole(generation, "top_k", 0, least=0),
-        top_p=number(generation, "top_p", top_p),
-        repetition_penalty=number(generation, "repetition_penalty", 1.0),
-        max_new_tokens=None if most is None else whole(generation, "max_new_tokens"),
-        end_ids=frozenset(ends),
-    )
+def read_config(format: Format, table: Table) -> ModelConfig:
+    """Our config from a config.json, its rope_ratio left to `with_ratio`; a ValueError names the
+    key.
+    """
+    return _READERS[format](table)

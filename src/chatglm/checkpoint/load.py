@@ -17,11 +17,13 @@ from chatglm.adapters.peft import Adapter, is_adapter, read_adapter
 from chatglm.adapters.prefix import from_peft, learned_prefix
 from chatglm.checkpoint.adapter import apply, base_of
 from chatglm.checkpoint.checks import check_size
-from chatglm.checkpoint.configs import Defaults, Format, Layout, RopeRatio
+from chatglm.checkpoint.configs import Format
 from chatglm.checkpoint.fill import DTYPES, fill, is_small
 from chatglm.checkpoint.gguf.tensors import GgufFile
 from chatglm.checkpoint.open import Opened, open_model
+from chatglm.checkpoint.published import Defaults, Layout
 from chatglm.checkpoint.resolve import resolve
+from chatglm.checkpoint.rope_ratio import RopeRatio
 from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer

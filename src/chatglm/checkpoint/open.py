@@ -8,14 +8,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from chatglm.checkpoint.configs import Defaults, Format, Layout, RopeRatio, read_published
+from chatglm.checkpoint.configs import Format
 from chatglm.checkpoint.gguf.header import is_gguf
 from chatglm.checkpoint.gguf.metadata import config_of, defaults_of, format_of
 from chatglm.checkpoint.gguf.tensors import GgufFile
 from chatglm.checkpoint.gguf.words import generation_of_file, tokenizer_of
+from chatglm.checkpoint.published import Defaults, Layout, read_published
 from chatglm.checkpoint.quantized import kind_in
 from chatglm.checkpoint.read import TensorFiles, Tensors, read_json
 from chatglm.checkpoint.resolve import nearby_base, resolve
+from chatglm.checkpoint.rope_ratio import RopeRatio
 from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.tokenizer import Tokenizer, load_tokenizer

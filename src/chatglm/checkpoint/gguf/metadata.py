@@ -11,9 +11,10 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from chatglm.checkpoint import configs
-from chatglm.checkpoint.configs import Defaults, Format
+from chatglm.checkpoint.configs import Format
 from chatglm.checkpoint.gguf.header import Value
 from chatglm.checkpoint.parts import transformers_format
+from chatglm.checkpoint.published import Defaults
 from chatglm.config import Experts, ModelConfig, RopeScaling
 from chatglm.errors import CheckpointError
 

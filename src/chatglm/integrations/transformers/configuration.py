@@ -7,13 +7,9 @@ from dataclasses import replace
 from transformers import GlmConfig, PretrainedConfig
 
 from chatglm.checkpoint import Layout
-from chatglm.checkpoint.configs import (
-    Published,
-    RopeRatio,
-    format_of,
-    meaning_of_ratio,
-    read_published,
-)
+from chatglm.checkpoint.configs import format_of
+from chatglm.checkpoint.published import Published, read_published
+from chatglm.checkpoint.rope_ratio import RopeRatio, meaning_of_ratio
 
 Value = bool | int | float | str | list[object] | dict[str, object] | None
 
