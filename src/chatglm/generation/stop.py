@@ -25,21 +25,45 @@ class StopStrings:
             self.found = True
             out, self.held = self.held[: min(found)[1]], ""
             return out
-        keep = max(self.overlap(stop) for stop in self.stops)
-        out, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        out, self.held = split_certain(self.held, self.stops)
         return out
-
-    def overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins `stop`."""
-        for length in range(min(len(stop) - 1, len(self.held)), 0, -1):
-            if self.held.endswith(stop[:length]):
-                return length
-        return 0
 
     def flush(self) -> str:
         """What was held back, once nothing more comes."""
         out, self.held = self.held, ""
         return out
+
+
+def split_certain(text: str, marks: Sequence[str]) -> tuple[str, str]:
+    """The text in two: what is certain, and the longest end that begins one of the marks."""
+    at = len(text) - max(overlap(text, mark) for mark in marks)
+    return text[:at], text[at:]
+
+
+def overlap(text: str, mark: str) -> int:
+    """Length of the longest end of the text that begins the mark."""
+    for length in range(min(len(mark) - 1, len(text)), 0, -1):
+        if text.endswith(mark[:length]):
+            return length
+    return 0
+
+
+class Trim:
+    """Text in pieces without blank space at its two ends."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.blank = ""  # blank space that is shown only if something follows
+
+    def push(self, text: str) -> str:
+        """The text without blank space at the beginning, and with that at the end held back."""
+        if not self.has_begun:
+            text = text.lstrip()
+            self.has_begun = bool(text)
+        text = self.blank + text
+        shown = text.rstrip()
+        self.blank = text[len(shown) :]
+        return shown
 
 
 class TextStream:
@@ -53,9 +77,7 @@ class TextStream:
     ) -> None:
         self.decoder = decoder
         self.stops = StopStrings(stops)
-        self.strips = strips
-        self.has_begun = False
-        self.blank = ""  # blank space that is shown only if something follows
+        self.trim = Trim() if strips else None
 
     @property
     def stopped(self) -> bool:
@@ -64,20 +86,12 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Text that `token` makes certain."""
-        return self.trim(self.stops.push(self.decoder.push(token)))
+        return self.shown(self.stops.push(self.decoder.push(token)))
 
     def flush(self) -> str:
         """The rest, once the reply has ended."""
-        return self.trim(self.stops.push(self.decoder.flush()) + self.stops.flush())
+        return self.shown(self.stops.push(self.decoder.flush()) + self.stops.flush())
 
-    def trim(self, text: str) -> str:
-        """The text without blank space at the beginning, and with that at the end held back."""
-        if not self.strips or not text:
-            return text
-        if not self.has_begun:
-            text = text.lstrip()
-            self.has_begun = bool(text)
-        text = self.blank + text
-        shown = text.rstrip()
-        self.blank = text[len(shown) :]
-        return shown
+    def shown(self, text: str) -> str:
+        """The text as it is told: trimmed if asked."""
+        return self.trim.push(text) if self.trim else text

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from chatglm.generation.constrain import JSON_STYLE, Constraint, ConstraintError, check_schema
 from chatglm.messages import Tool
 from chatglm.serve.errors import invalid
-from chatglm.serve.parse import name_of
 from chatglm.serve.protocol.chat import ChatBody, ChosenTool, ObjectFormat, SchemaFormat
 from chatglm.serve.registry import Served
+from chatglm.serve.signature import is_string, name_of, parameters_of, properties_of, required_of
 from chatglm.tokenizer.roles import ChatGLM3Template, RoleTemplate
 from chatglm.tokenizer.template import Template
 from chatglm.tokenizer.thinking import MoeTemplate, Z1Template
@@ -69,19 +69,18 @@ def think(template: Template) -> str:
 
 def tagged_call(index: int, name: str, schema: Mapping[str, object]) -> list[str]:
     """GLM-4.5's `<tool_call>` with its required arguments first, in the schema's order."""
-    properties, required = properties_of(schema)
+    required = required_of(schema)
     parts = []
     rules = []
-    for j, (key, kind) in enumerate(properties.items()):
+    for j, (key, kind) in enumerate(properties_of(schema).items()):
         rule = f"arg{index}x{j}"
-        is_text = isinstance(kind, Mapping) and kind.get("type") == "string"
-        narrow = ("enum", "const", "pattern", "format")
-        plain = isinstance(kind, Mapping) and is_text and not any(k in kind for k in narrow)
-        value = r"/([^<]|<[^\/])*/" if plain else embedded(kind)
-        if is_text and not plain and isinstance(kind, Mapping) and "enum" in kind:
+        value = embedded(kind)
+        if is_string(kind) and "enum" in kind:
             choices = kind["enum"]
             assert isinstance(choices, list)
             value = "(" + " | ".join(text(str(choice)) for choice in choices) + ")"
+        elif is_string(kind) and not any(limit in kind for limit in ("const", "pattern", "format")):
+            value = r"/([^<]|<[^\/])*/"
         rules.append(
             f"{rule}: {text(f'<arg_key>{key}</arg_key>')} "
             f'"\\n<arg_value>" {value} "</arg_value>\\n"'
@@ -93,9 +92,8 @@ def tagged_call(index: int, name: str, schema: Mapping[str, object]) -> list[str
 
 def python_call(index: int, name: str, schema: Mapping[str, object]) -> list[str]:
     """ChatGLM3's line of Python."""
-    properties, _ = properties_of(schema)
     parts = []
-    for j, (key, kind) in enumerate(properties.items()):
+    for j, (key, kind) in enumerate(properties_of(schema).items()):
         gap = ", " if j else ""
         parts.append(f"{text(f'{gap}{key}=')} {python_value(kind)}")
     opening = text(f"{name}\n```python\ntool_call(")
@@ -109,24 +107,6 @@ def python_value(kind: object) -> str:
     # JSON's strings, numbers, lists and objects are Python's too; true, false and null are not.
     simple = isinstance(kind, Mapping) and kind.get("type") in ("string", "integer", "number")
     return embedded(kind if simple else {"type": "string"})
-
-
-def parameters_of(tool: Tool) -> Mapping[str, object]:
-    """The schema of a tool's arguments; what it does not name is not allowed."""
-    function = tool.get("function")
-    schema = function.get("parameters") if isinstance(function, Mapping) else None
-    if not isinstance(schema, Mapping) or not schema:
-        return {"type": "object", "properties": {}, "additionalProperties": False}
-    return {"additionalProperties": False, **schema} if "properties" in schema else schema
-
-
-def properties_of(schema: Mapping[str, object]) -> tuple[Mapping[str, object], list[object]]:
-    """The parameters of a schema and the names of those that must be given."""
-    properties, required = schema.get("properties"), schema.get("required")
-    return (
-        properties if isinstance(properties, Mapping) else {},
-        required if isinstance(required, list) else [],
-    )
 
 
 def embedded(schema: object) -> str:
