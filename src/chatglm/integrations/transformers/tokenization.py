@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,44 +15,15 @@ from chatglm.integrations.transformers.conversation import (
     encode_chats,
     write_chats,
 )
+from chatglm.integrations.transformers.vocabulary import (
+    FILES,
+    NAMED,
+    SPLITS_SPECIAL,
+    spellings,
+    split_at,
+)
 from chatglm.prompt import Prompt, positions
 from chatglm.tokenizer import Tokenizer, load_tokenizer
-from chatglm.tokenizer.bpe import byte_alphabet
-from chatglm.tokenizer.sentencepiece import SentencePieceTokenizer
-
-# The files of all vocabularies of the family; a directory has those of one.
-FILES = {
-    "ice_text_file": "ice_text.model",
-    "cog_pretrain_file": "cog-pretrain.model",
-    "vocab_file": "tokenizer.model",
-    "bpe_file": "vocab.json",
-    "merges_file": "merges.txt",
-    "wordpiece_file": "vocab.txt",
-}
-# transformers' named tokens where tokenizer_config.json does not name them.
-_END = "<|endoftext|>"
-_SECOND = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>", "unk_token": "<unk>"}
-_NAMED: dict[str, dict[str, str]] = {
-    "glm": {
-        "cls_token": "[CLS]",
-        "eos_token": _END,
-        "mask_token": "[MASK]",
-        "pad_token": _END,
-        "unk_token": "[UNK]",
-    },
-    "chatglm": {
-        "bos_token": "<sop>",
-        "eos_token": "<eop>",
-        "mask_token": "[MASK]",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-    },
-    "chatglm2": _SECOND,
-    "chatglm3": _SECOND,
-    "glm4": {"eos_token": _END, "pad_token": _END},
-}
-# In these, the official code takes nothing in a text for a special token.
-_SPLITS_SPECIAL = ("chatglm", "chatglm2", "chatglm3")
 
 
 class ChatGLMTokenizer(PreTrainedTokenizer):
@@ -82,13 +52,13 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         self.spellings = spellings(self.inner)
         self.ids = {word: i for i, word in enumerate(self.spellings)}
         kind = self.inner.generation
-        for role, word in _NAMED.get(kind, {}).items():
+        for role, word in NAMED.get(kind, {}).items():
             if self._convert_token_to_id(word) is not None:
                 settings.setdefault(role, word)
         for role, value in settings.items():
             if role.endswith("_token") and str(value) in self.inner.special:
                 settings[role] = self.spellings[self.inner.special[str(value)]]
-        settings.setdefault("split_special_tokens", kind in _SPLITS_SPECIAL)
+        settings.setdefault("split_special_tokens", kind in SPLITS_SPECIAL)
         settings.setdefault("clean_up_tokenization_spaces", False)
         if kind == "chatglm":
             settings.setdefault("model_input_names", [*self.model_input_names, "position_ids"])
@@ -320,44 +290,6 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             spans=spans,
             fills_room=padding,
         )
-
-
-def spellings(tokenizer: Tokenizer) -> list[str]:
-    """A spelling for every id, no two alike: the vocabulary's own pieces, or bytes in GPT-2's
-    letters.
-    """
-    total = max(tokenizer.vocab_size, *(i + 1 for i in tokenizer.special.values()))
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        first, last = tokenizer.shift, tokenizer.shift + tokenizer.num_pieces
-        words = [f"<image_{i}>" for i in range(first)]
-        words += tokenizer.pieces(range(first, last))
-        words += [tokenizer.special_ids.get(i, f"<unused_{i}>") for i in range(last, total)]
-    else:
-        letters = {byte: letter for letter, byte in byte_alphabet().items()}
-        words = [
-            tokenizer.special_ids.get(i) or "".join(letters[b] for b in tokenizer.spell(i))
-            for i in range(total)
-        ]
-    for i, name in tokenizer.special_ids.items():
-        if i < total and not (
-            isinstance(tokenizer, SentencePieceTokenizer) and i - tokenizer.shift < 3
-        ):
-            words[i] = name
-    seen: set[str] = set()
-    for i, word in enumerate(words):
-        unique = f"{word}#{i}" if word in seen or not word else word
-        seen.add(unique)
-        words[i] = unique
-    return words
-
-
-def split_at(names: Mapping[str, int], text: str) -> list[str]:
-    """A text in parts, each a name or without names."""
-    if not names:
-        return [text] if text else []
-    longest_first = sorted(names, key=len, reverse=True)
-    pattern = "|".join(re.escape(name) for name in longest_first)
-    return [part for part in re.split(f"({pattern})", text) if part]
 
 
 class ChatGLM4Tokenizer(ChatGLMTokenizer):
