@@ -14,6 +14,7 @@ from starlette.types import Message
 
 from chatglm.cluster.connect import SECRET
 from chatglm.cluster.door import TRIES, make_door
+from chatglm.cluster.engines import Engines
 from chatglm.cluster.replica import Replica
 from chatglm.generation.chat import ChatGLM
 from chatglm.serve.record import Record
@@ -75,7 +76,8 @@ def behind_a_door(toy: Path) -> Callable[..., None]:
         await replica.__init__(lambda: {"toy": ChatGLM.from_pretrained(str(toy))}, inside)
         answers = Answers(replica, deaths)
         settings = Settings(api_keys=("sesame",))
-        app = make_door(answers, (Lost,), settings, report=answers.records.append)
+        engines = Engines(lambda: [replica.numbers()])
+        app = make_door(answers, (Lost,), settings, engines, report=answers.records.append)
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             await ask(answers, client)
@@ -171,6 +173,29 @@ def test_the_door_knows_what_its_replicas_did(behind_a_door: Callable[..., None]
             "e2e_request_latency_seconds_count 2.0",
         ):
             assert f"chatglm:{line}" in numbers
+
+    behind_a_door(ask, [])
+
+
+def test_the_door_asks_its_replicas_for_the_numbers_of_their_engines(
+    behind_a_door: Callable[..., None],
+) -> None:
+    async def ask(answers: Answers, client: httpx.AsyncClient) -> None:
+        body = {**BODY, "prompt": "今天天气很好。" * 20}
+        for _ in range(2):
+            assert (await client.post("/v1/completions", json=body, headers=KEY)).status_code == 200
+        fields = answers.records[1].fields()
+        assert int(str(fields["cached_tokens"])) > 0
+        numbers = (await client.get("/metrics", headers=KEY)).text
+        for line in (
+            f'prefix_cache_queries_total{{model_name="toy"}} {2.0 * fields["prompt_tokens"]}',
+            f'prefix_cache_hits_total{{model_name="toy"}} {1.0 * fields["cached_tokens"]}',
+            'num_preemptions_total{model_name="toy"} 0.0',
+            'num_requests_running{model_name="toy"} 0.0',
+            'num_requests_waiting{model_name="toy"} 0.0',
+            'kv_cache_usage_perc{model_name="toy"} 0.0',
+        ):
+            assert f"chatglm:{line}\n" in numbers
 
     behind_a_door(ask, [])
 

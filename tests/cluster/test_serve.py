@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +35,23 @@ def ask(address: str, tokens: int) -> str:
     answer = httpx.post(f"{address}/v1/completions", json=body(tokens), headers=KEY, timeout=120)
     assert answer.status_code == 200, answer.text
     return answer.json()["choices"][0]["text"]
+
+
+def number(address: str, name: str) -> float:
+    """A number of the model's at the door."""
+    text = httpx.get(f"{address}/metrics", headers=KEY, timeout=60).text
+    (found,) = re.findall(rf'^chatglm:{name}{{model_name="toy"}} (\S+)$', text, re.M)
+    return float(found)
+
+
+def test_the_door_tells_what_the_engines_of_both_replicas_say(address: str) -> None:
+    ask(address, 1)
+    one = number(address, "prefix_cache_queries_total")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: ask(address, 50), range(15)))
+    assert number(address, "prefix_cache_queries_total") == 16 * one > 0
+    for gauge in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+        assert number(address, gauge) == 0
 
 
 def listen(address: str, tokens: int, begun: threading.Semaphore) -> tuple[str, str]:
@@ -70,8 +88,11 @@ def test_what_had_not_begun_when_a_replica_was_killed_is_served_by_the_other(
             assert begun.acquire(timeout=60)
         whole = [pool.submit(ask, address, 400) for _ in range(12)]
         time.sleep(0.05)  # let them arrive
+        queries = number(address, "prefix_cache_queries_total")
+        assert queries > 0
         nodes.kill(second)
         late = [pool.submit(ask, address, 50) for _ in range(8)]
+        assert number(address, "prefix_cache_queries_total") >= queries
         assert {answer.result(120) for answer in whole} == {expected}
         assert {answer.result(120) for answer in late} == {ask(address, 50)}
         ends = [stream.result(120) for stream in streams]
@@ -82,6 +103,7 @@ def test_what_had_not_begun_when_a_replica_was_killed_is_served_by_the_other(
     while len(found := nodes.workers(REPLICA)) < 2:
         assert time.monotonic() < patience, "the lost replica was not replaced"
         time.sleep(0.2)
+    assert number(address, "num_requests_running") == 0
     assert first in found
     assert second not in found
 

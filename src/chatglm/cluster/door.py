@@ -62,8 +62,6 @@ class Door:
         body = await request.body()
         out = Out(send)
         work = self.answer(forwarded(scope), body, out, scope["chatglm.record"])
-        numbers = request.app.state.metrics
-        numbers.num_forwarded += 1
         try:
             if scope["path"] in ("/health", "/ready"):
                 async with asyncio.timeout(WAIT):
@@ -75,8 +73,6 @@ class Door:
                 raise
         except TimeoutError as error:
             raise ApiError(503, "no replica is ready", code="loading", retry_after=5) from error
-        finally:
-            numbers.num_forwarded -= 1
 
     async def answer(self, scope: dict[str, Any], body: bytes, out: Out, record: Record) -> None:
         """The answer of a replica; of another where one is lost that had not begun."""
@@ -160,14 +156,17 @@ def make_door(
     replicas: Answers,
     lost: tuple[type[Exception], ...],
     settings: Settings,
+    engines: Callable[[], metrics.Numbers],
     *,
     report: Callable[[Record], None] | None = None,
 ) -> FastAPI:
     """The application that stands before the replicas.
 
-    lost: the errors by which the loss of a replica is known.
+    lost: the errors by which the loss of a replica is known. engines: asks the replicas' engines
+    for their numbers.
     """
     numbers = metrics.Metrics()
+    numbers.engines = engines
 
     def tell(record: Record) -> None:
         numbers.request(record, time.perf_counter() - record.start)

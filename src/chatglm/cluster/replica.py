@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from starlette.types import Message
 
+from chatglm.cluster.engines import Told
 from chatglm.generation.chat import ChatGLM
 from chatglm.serve.app import create_app
 from chatglm.serve.operations import condition
@@ -26,6 +28,7 @@ class Replica:
         self.app = create_app(load(), settings)
         self.lifespan = self.app.router.lifespan_context(self.app)
         await self.lifespan.__aenter__()
+        self.name = secrets.token_hex(8)
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
         """The messages of the answer, as many at once as are there.
@@ -67,6 +70,10 @@ class Replica:
             gone.set()
             await asyncio.wait({task})
         task.result()
+
+    def numbers(self) -> Told:
+        """What its engines say now."""
+        return self.name, self.app.state.metrics.engines()
 
     def check_health(self) -> None:
         """An error where the engine has failed; Ray then puts another replica in this one's

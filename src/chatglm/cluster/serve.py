@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from chatglm.cluster.connect import connected
 from chatglm.cluster.door import make_door
+from chatglm.cluster.engines import Engines, Told
 from chatglm.cluster.replica import Load, Replica
 from chatglm.serve.http import make_server
 from chatglm.serve.record import Record
@@ -17,6 +19,8 @@ from chatglm.serve.settings import Settings
 NAME = "chatglm"
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """The door has a log of its own."""
+PATIENCE = 2.0
+"""Seconds that a replica may take to say its engines' numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +73,26 @@ def serve_on_cluster(
                 target.bind(load, inside), name=NAME, route_prefix=None, logging_config=QUIET
             )
             replicas = handle.options(method_name="answer", stream=True)
-            app = make_door(replicas, (ray.exceptions.RayActorError,), settings, report=report)
+            lost = (ray.exceptions.RayActorError,)
+            engines = Engines(partial(ask_all, handle))
+            app = make_door(replicas, lost, settings, engines, report=report)
             server = make_server(app, settings)
             ready()
             server.run(sockets)
         finally:
             serve.shutdown()
     return server.stopped_by
+
+
+def ask_all(handle: Any) -> list[Told]:
+    """What every replica says of its engines that answers in time."""
+    from ray.serve.exceptions import DeploymentUnavailableError
+
+    try:
+        said = handle.broadcast("numbers").results(timeout_s=PATIENCE, return_exceptions=True)
+    except (TimeoutError, DeploymentUnavailableError):  # there is none at the moment
+        return []
+    return [told for told in said if not isinstance(told, Exception)]
 
 
 def options(ray: Any, settings: Settings, scale: Scale) -> dict[str, object]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -89,7 +90,8 @@ def begin(app: FastAPI, models: Models | Callable[[], Models], worker: Worker) -
     def load() -> None:
         registry = Registry(models() if callable(models) else models, state.settings, worker)
         worker.start(registry.engines)
-        state.registry = state.metrics.registry = registry
+        state.metrics.engines = partial(metrics.numbers_of, registry)
+        state.registry = registry
 
     def beside() -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from fastapi import APIRouter, Request, Response
@@ -17,9 +17,21 @@ from chatglm.serve.record import Record
 from chatglm.serve.worker import Job, Observer
 
 if TYPE_CHECKING:
-    from chatglm.serve.registry import Registry, Served
+    from chatglm.serve.registry import Registry
 
 router = APIRouter()
+Numbers = Mapping[str, Mapping[str, float]]
+"""What engines say of themselves: by the model's name, by the names of GAUGES and COUNTERS."""
+GAUGES = {
+    "num_requests_running": "Requests that hold room in the cache",
+    "num_requests_waiting": "Requests in the queue",
+    "kv_cache_usage_perc": "Share of the cache in use, 0 to 1",
+}
+COUNTERS = {
+    "num_preemptions": "Requests sent back to the queue",
+    "prefix_cache_queries": "Prompt tokens looked for in the prefix cache",
+    "prefix_cache_hits": "Prompt tokens found there",
+}
 SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 REFUSALS = {401: "invalid_api_key", 413: "too_large", 429: "queue_full", 503: "unavailable"}
 """Statuses that say a request was not taken, and why where the error has no code of its own."""
@@ -27,12 +39,14 @@ SHORT = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
 class Metrics(Observer, Collector):
-    """What is counted while the server runs, and what the engines say when they are asked."""
+    """What is counted while the server runs, and what the engines say when they are asked.
+
+    engines: asks them; they are none until there are models.
+    """
 
     def __init__(self) -> None:
         self.numbers = CollectorRegistry(auto_describe=False)
-        self.registry: Registry | None = None
-        self.num_forwarded = 0
+        self.engines: Callable[[], Numbers] = dict
         self.prompt_tokens = self.counter("prompt_tokens", "Tokens of prompts")
         self.generation_tokens = self.counter("generation_tokens", "Tokens of replies")
         self.success = self.counter("request_success", "Replies that ended", "finished_reason")
@@ -101,46 +115,33 @@ class Metrics(Observer, Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """What the engines say now, model by model."""
-        gauges = {
-            "num_requests_running": "Requests that hold room in the cache",
-            "num_requests_waiting": "Requests in the queue",
-            "kv_cache_usage_perc": "Share of the cache in use, 0 to 1",
-        }
-        counters = {
-            "num_preemptions": "Requests sent back to the queue",
-            "prefix_cache_queries": "Prompt tokens looked for in the prefix cache",
-            "prefix_cache_hits": "Prompt tokens found there",
-        }
-        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
-        for name, meaning in gauges.items():
-            families[name] = GaugeMetricFamily(f"chatglm:{name}", meaning, labels=["model_name"])
-        for name, meaning in counters.items():
-            families[name] = CounterMetricFamily(f"chatglm:{name}", meaning, labels=["model_name"])
-        # An engine is told once, whatever names and adapters it serves.
-        first = {id(served.engine): served for served in reversed(self.served())}
-        for served in first.values():
-            engine = served.engine
-            values = {
-                "num_requests_running": engine.num_running,
-                "num_requests_waiting": engine.num_waiting,
-                "kv_cache_usage_perc": engine.cache_usage,
-                "num_preemptions": engine.num_preemptions,
-                "prefix_cache_queries": engine.prefixes.num_queries,
-                "prefix_cache_hits": engine.prefixes.num_hits,
-            }
-            for name, value in values.items():
-                families[name].add_metric([served.name], value)
-        if self.num_forwarded:
-            families["num_requests_running"].add_metric(["replicas"], self.num_forwarded)
-        yield from families.values()
-
-    def served(self) -> list[Served]:
-        """The models, once there are any."""
-        return [] if self.registry is None else list(self.registry.served.values())
+        said = self.engines()
+        for kind, meanings in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
+            for name, meaning in meanings.items():
+                family = kind(f"chatglm:{name}", meaning, labels=["model_name"])
+                for model, numbers in said.items():
+                    family.add_metric([model], numbers[name])
+                yield family
 
     def text(self) -> bytes:
         """All of it, in Prometheus' format."""
         return generate_latest(self.numbers)
+
+
+def numbers_of(registry: Registry) -> Numbers:
+    """What each engine says now, told once whatever names and adapters it serves."""
+    first = {id(served.engine): served for served in reversed(registry.served.values())}
+    return {
+        served.name: {
+            "num_requests_running": served.engine.num_running,
+            "num_requests_waiting": served.engine.num_waiting,
+            "kv_cache_usage_perc": served.engine.cache_usage,
+            "num_preemptions": served.engine.num_preemptions,
+            "prefix_cache_queries": served.engine.prefixes.num_queries,
+            "prefix_cache_hits": served.engine.prefixes.num_hits,
+        }
+        for served in first.values()
+    }
 
 
 @router.get("/metrics")
