@@ -185,6 +185,24 @@ def test_rules_are_kept_with_the_base(run: Run, shop: str, tmp_path: Path) -> No
     assert json.loads(run(*where, "怎么退货", "--json").stdout)["action"] == "answer"
 
 
+def test_a_threshold_holds_for_its_question_and_is_kept_by_rules_only(run: Run, shop: str) -> None:
+    where = ("support", "--kb", shop, "--json")
+
+    def action(*flags: str) -> str:
+        return json.loads(run(*where, "怎么退货", *flags).stdout)["action"]
+
+    rules = json.loads(run(*where, "rules").stdout)
+    assert rules["threshold"] < 1
+    assert action("--threshold", "1") == "handover"
+    assert json.loads(run(*where, "rules").stdout) == rules
+    assert action() == "answer"
+    kept = json.loads(run(*where, "rules", "--threshold", "1").stdout)
+    assert kept == {**rules, "threshold": 1}
+    assert action() == "handover"
+    assert action("--threshold", str(rules["threshold"])) == "answer"
+    run(*where, "rules", "--threshold", str(rules["threshold"]))
+
+
 def test_the_demo_answers_from_a_shop_and_a_bank(run: Run) -> None:
     demo = run("support", "demo", "--terminal", "满多少包邮")
     assert demo.returncode == 0, demo.stderr

@@ -127,10 +127,10 @@ def make_service(arguments: argparse.Namespace, kb: str) -> CustomerService:
     from chatglm.apps.support import CustomerService
     from chatglm.apps.support.webhook import Webhook
     from chatglm.cli.kb import opened
-    from chatglm.cli.support_rules import given_rules, set_threshold
+    from chatglm.cli.support_rules import given_rules, given_threshold
 
+    threshold = given_threshold(arguments)
     base = opened(kb)
-    set_threshold(base, arguments)
     wording: Wording = arguments.wording or ("model" if arguments.model else "quote")
     return CustomerService(
         base,
@@ -139,6 +139,7 @@ def make_service(arguments: argparse.Namespace, kb: str) -> CustomerService:
         rules=given_rules(arguments),
         only=Filter(sources=tuple(arguments.source), tags=tuple(arguments.tag)),
         webhook=Webhook.of(arguments.webhook) if arguments.webhook else None,
+        threshold=threshold,
     )
 
 

@@ -27,7 +27,8 @@ def run_rules(arguments: argparse.Namespace) -> int:
             base.store.set("rules", kept)
         if arguments.webhook is not None:
             base.store.set("webhook", arguments.webhook and Webhook(url=arguments.webhook).url)
-        set_threshold(base, arguments)
+        if (threshold := given_threshold(arguments)) is not None:
+            base.store.set("threshold", threshold)
         shown = {**lists_of(base), "webhook": base.store.setting("webhook") or ""}
         print(json.dumps({**shown, "threshold": base.threshold}, ensure_ascii=False))
     return 0
@@ -60,10 +61,9 @@ def given_rules(arguments: argparse.Namespace) -> Rules | None:
     return Rules.of(lists) if lists else None
 
 
-def set_threshold(base: KnowledgeBase, arguments: argparse.Namespace) -> None:
-    """Keep the certainty from which on to answer, where a flag gives it."""
-    if arguments.threshold is None:
-        return
-    if not 0 <= arguments.threshold <= 1:
-        raise CommandError(f"--threshold must lie in 0 to 1, got {arguments.threshold}")
-    base.store.set("threshold", arguments.threshold)
+def given_threshold(arguments: argparse.Namespace) -> float | None:
+    """The certainty of the flags from which on to answer; None where they give none."""
+    threshold: float | None = arguments.threshold
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise CommandError(f"--threshold must lie in 0 to 1, got {threshold}")
+    return threshold

@@ -352,6 +352,18 @@ def test_rules_kept_with_a_base_hold_for_everybody_at_once(tmp_path: Path) -> No
         service.desk.close()
 
 
+def test_a_threshold_that_is_given_overrules_the_one_of_the_base(
+    shop: KnowledgeBase, tmp_path: Path
+) -> None:
+    desk = Desk(str(tmp_path / "desk.sqlite"))
+    strict = CustomerService(shop, desk=desk, threshold=1)
+    assert strict.ask("怎么退货？").reason == "unknown"
+    assert CustomerService(shop, desk=desk).ask("怎么退货？").action == "answer"
+    with pytest.raises(ValueError, match=r"threshold must lie in 0 to 1, got 1\.5"):
+        CustomerService(shop, desk=desk, threshold=1.5)
+    desk.close()
+
+
 def test_a_webhook_that_fails_is_logged_and_disturbs_nobody(
     shop: KnowledgeBase, tmp_path: Path
 ) -> None:

@@ -56,8 +56,9 @@ class CustomerService:
 
     base: a KnowledgeBase or its name. wording: `quote` gives the best text as it stands; `model`
     lets a model word it, held to the sources. model: None opens the embedded model when it is
-    needed. rules, webhook: None for those that are kept with the base. only: the sources or tags
-    that may be used. on_handover: told of every new hand-over.
+    needed. rules, webhook, threshold (the certainty from which on to answer): None for those that
+    are kept with the base. only: the sources or tags that may be used. on_handover: told of every
+    new hand-over.
     """
 
     def __init__(
@@ -71,15 +72,19 @@ class CustomerService:
         only: Filter = EVERYTHING,
         on_handover: OnHandOver | None = None,
         webhook: Webhook | None = None,
+        threshold: float | None = None,
     ) -> None:
         if wording not in WORDINGS:
             raise ValueError(f"wording must be one of {', '.join(WORDINGS)}, got {wording!r}")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in 0 to 1, got {threshold}")
         self.base = KnowledgeBase(base) if isinstance(base, str) else base
         self.desk = desk or Desk.of(self.base.name)
         self.given, self.wording = model, wording
         self.own_rules, self.kept_rules = rules, (cast(object, None), Rules())
         self.only = only
         self.on_handover, self.own_webhook = on_handover, webhook
+        self.own_threshold = threshold
         self.messengers: ThreadPoolExecutor | None = None
 
     @property
@@ -106,6 +111,11 @@ class CustomerService:
         """The one given here, else the one kept with the base."""
         kept = self.base.store.setting("webhook") if self.own_webhook is None else None
         return Webhook.of(kept) if isinstance(kept, str) and kept else self.own_webhook
+
+    @property
+    def threshold(self) -> float:
+        """The certainty from which on to answer: the one given here, else the base's."""
+        return self.base.threshold if self.own_threshold is None else self.own_threshold
 
     def ask(self, question: str, session: str | None = None) -> Reply:
         """The reply to a question of a session; a new session where none is named."""
@@ -144,7 +154,7 @@ class CustomerService:
             line = {"greeting": rules.greeting, "thanks": rules.thanks}.get(kind, rules.parting)
             return self.done(talk, "talk", line, text)
         found = self.understood(text, talk)
-        if found.certainty < self.base.threshold or not found.hits:
+        if found.certainty < self.threshold or not found.hits:
             return self.hand_over(talk, text, "unknown", rules.unknown, found)
         worded = self.worded(found)
         if rules.word_in(worded.text) is not None:
@@ -159,7 +169,7 @@ class CustomerService:
         best = self.looked_up(plain)
         if talk.context:
             best = self.followed_up(plain, best, talk)
-        if best.certainty < self.base.threshold:
+        if best.certainty < self.threshold:
             parts = [self.looked_up(part) for part in parts_of(plain)]
             best = max([best, *parts], key=lambda found: found.certainty)
         return best
@@ -173,7 +183,7 @@ class CustomerService:
 
     def followed_up(self, text: str, alone: Understood, talk: Session) -> Understood:
         """The question with the subject of the talk, where it has none of its own."""
-        is_open = alone.certainty < self.base.threshold and is_short(text) and self.knows(text)
+        is_open = alone.certainty < self.threshold and is_short(text) and self.knows(text)
         if not refers_back(text) and not is_open:
             return alone
         forms = completions(text, talk.context)
