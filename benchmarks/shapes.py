@@ -24,6 +24,7 @@ from chatglm.config import ModelConfig
 from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.presets import PRESETS
+from chatglm.quantization import pages
 from chatglm.quantization.linear import quantized
 from chatglm.quantization.scheme import scheme_of
 
@@ -85,6 +86,8 @@ def random_model(config: ModelConfig, format: str, dtype: torch.dtype) -> Transf
     for index in range(1, len(layers)):
         layer = copy.deepcopy(model.layers[0])
         layer.attention.layer = index  # type: ignore[union-attr]
+        for kept in (*layer.parameters(), *layer.buffers()):  # where a loader puts them
+            kept.data = pages.empty(*kept.shape, dtype=kept.dtype).copy_(kept.data)
         model.layers.append(layer)
     return model.eval()
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from chatglm.errors import CheckpointError
+from chatglm.quantization import pages
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -121,7 +122,7 @@ class TensorFiles:
                 forget(mapped)
             return tensor
         place = self.place(home, name)
-        content = torch.empty(place.end - place.start, dtype=torch.uint8)
+        content = pages.empty(place.end - place.start, dtype=torch.uint8)
         with home.open("rb", buffering=0) as raw:
             raw.seek(place.start)
             buffer, done = content.numpy().data, 0

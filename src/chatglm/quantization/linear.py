@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chatglm.quantization import native
+from chatglm.quantization import native, pages
 from chatglm.quantization.frozen import frozen_product
 from chatglm.quantization.tiles import (
     BLOCK,
@@ -198,7 +198,7 @@ def quantize(
     """
     rows, columns = weight.shape
     size, tiles, padded = group or GROUP[bits], up_to(rows, TILE) // TILE, up_to(columns, BLOCK)
-    made = weight.new_empty(tiles, padded * TILE * bits // 8, dtype=torch.uint8)
+    made = pages.empty(tiles, padded * TILE * bits // 8, dtype=torch.uint8, device=weight.device)
     scale = weight.new_empty(tiles, -(-padded // size), TILE, dtype=torch.float16)
     zero = None if symmetric else torch.empty_like(scale, dtype=torch.uint8)
     whole = Packed(made, scale, zero)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from chatglm.quantization import pages
+
 Bits = Literal[8, 4]
 
 TILE = 16
@@ -29,8 +31,9 @@ def interleave(rows: Tensor) -> Tensor:
     """Tiles (tiles, bytes) uint8 of rows (rows, columns) of one, two or four bytes a number."""
     count, columns = rows.shape
     full = F.pad(rows, (0, up_to(columns, BLOCK) - columns, 0, up_to(count, TILE) - count))
-    words = full.view(torch.int32).unflatten(0, (-1, TILE))  # (tiles, 16, steps)
-    return words.transpose(1, 2).contiguous().flatten(1).view(torch.uint8)
+    words = full.view(torch.int32).unflatten(0, (-1, TILE)).transpose(1, 2)  # (tiles, steps, 16)
+    tiles = pages.empty(*words.shape, dtype=torch.int32, device=rows.device).copy_(words)
+    return tiles.flatten(1).view(torch.uint8)
 
 
 def separate(tiles: Tensor, dtype: torch.dtype) -> Tensor:
