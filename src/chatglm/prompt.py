@@ -47,11 +47,14 @@ def place(index: int, *, prefix: int, hole: int | None) -> tuple[int, int]:
 
 def positions(prompt: Prompt, length: int, planes: int, start: int = 0) -> list[list[int]]:
     """Position ids (P, length - start) of the tokens `start` to `length`, in the prompt and after
-    it.
+    it. A single plane has the sums of the two: it counts up, and what fills a hole counts on from
+    there, so that what stands around the hole is near.
     """
-    if planes == 1:
+    if planes == 1 and prompt.hole is None:
         return [list(range(start, length))]
     pairs: Sequence[tuple[int, int]] = [
         place(i, prefix=prompt.prefix, hole=prompt.hole) for i in range(start, length)
     ]
+    if planes == 1:
+        return [[p + q for p, q in pairs]]
     return [[p for p, _ in pairs], [q for _, q in pairs]]

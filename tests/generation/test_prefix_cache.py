@@ -73,6 +73,23 @@ def test_salts_share_nothing(tiny: Tiny) -> None:
         assert ask(engine, START, salted)[0].num_cached == 48
 
 
+def test_what_fills_a_hole_is_not_found_for_the_same_tokens_elsewhere(tiny: Tiny) -> None:
+    model = tiny("rope")
+    engine, apart = Engine(model), Engine(model, prefix_cache=False)
+    tokens = tuple(START)
+    prompts = [
+        Prompt(tokens=tokens),
+        Prompt(tokens=tokens, prefix=20, hole=4),
+        Prompt(tokens=tokens, prefix=20, hole=11),
+    ]
+    alone = [told(list(apart.stream(prompt, SAMPLING))) for prompt in prompts]
+    assert len({str(reply) for reply in alone}) == 3
+    assert [told(list(engine.stream(prompt, SAMPLING))) for prompt in prompts] == alone
+    again = list(engine.stream(prompts[1], SAMPLING))
+    assert again[0].num_cached == 48
+    assert told(again) == alone[1]
+
+
 def test_weights_that_changed_void_the_cache(tiny: Tiny) -> None:
     model = tiny("rope")
     engine = Engine(model)

@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from chatglm.config import ModelConfig
+from chatglm.data.blank import BlankIds, blank_out
+from chatglm.data.epochs import fill_rows
+from chatglm.data.example import causal_example
 from chatglm.model import Transformer, document_mask
 from chatglm.prompt import Prompt, positions
+from chatglm.training.rows import as_batch
 from chatglm.training.start import initialize
 
 SHAPE = ModelConfig(
@@ -45,3 +49,18 @@ def test_packed_documents_equal_each_alone(context: str, position: str) -> None:
         single = document_mask(alone, bounds if context == "prefix" else None)
         expected = model(torch.tensor([prompt.tokens]), torch.tensor([place]), single)[0]
         torch.testing.assert_close(piece, expected)
+
+
+@pytest.mark.parametrize("position", ["rope", "rope_2d"])
+def test_what_is_learnt_of_blanks_stands_where_it_is_asked_for(position: str) -> None:
+    ids = BlankIds(mask=1, sentence_mask=2, document_mask=3, start=4, end=5)
+    text = np.arange(10, 30)
+    example = blank_out(text, [(6, 9)], ids.mask, ids)
+    rows = fill_rows([[causal_example(np.arange(10, 16), 5), example]], pad=0)
+    config = replace(SHAPE, position=position)  # type: ignore[arg-type]
+    batch = as_batch(rows, config)
+    tokens = tuple(example.tokens.tolist())
+    prompt = Prompt(tokens=tokens, prefix=example.prefix, hole=6)
+    found = batch.positions[0, :, 7 : 7 + len(tokens)].tolist()
+    assert found == positions(prompt, len(tokens), config.num_planes)
+    assert batch.positions[0, 0, :7].tolist() == list(range(7))

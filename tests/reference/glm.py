@@ -28,10 +28,11 @@ def places_left_to_right(length: int, planes: int) -> Places:
 def places_of_a_blank(length: int, planes: int, *, prefix: int, hole: int) -> Places:
     """Where each token stands when those after `prefix` fill the blank at `hole`: context counts
     up in the first plane; what fills it stays at the hole and counts 1, 2, … in the second
-    (GLM, arXiv:2103.10360, §2.1).
+    (GLM, arXiv:2103.10360, §2.1). A single plane has the sums.
     """
     if planes == 1:
-        return places_left_to_right(length, 1)
+        counted = [*range(prefix), *(hole + t - prefix + 1 for t in range(prefix, length))]
+        return [(place,) for place in counted]
     context = [(t, 0) for t in range(prefix)]
     return context + [(hole, t - prefix + 1) for t in range(prefix, length)]
 

@@ -14,7 +14,7 @@ NO_LOSS = -100
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """tokens, labels (T,), labels −100 = no loss; positions (2, T), of which a 1-D model reads the
-    first plane and counts by itself; prefix: number of leading tokens that all of the example
+    sums; prefix: number of leading tokens that all of the example
     sees; may_be_cut: whether a packer may cut it in two.
     """
 

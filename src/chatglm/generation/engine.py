@@ -104,7 +104,7 @@ class Engine:
             sampling=sampling,
             stop_ids=stop_ids,
             limit=limit,
-            root=self.prefixes.root(sampling),
+            root=self.prefixes.root(prompt, sampling),
             num_open=sampling.n,
         )
         if sampling.num_beams > 1 and limit:

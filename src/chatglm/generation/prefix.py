@@ -6,6 +6,7 @@ from chatglm.generation.blocks import BLOCK_SIZE, extend_keys, root_key
 from chatglm.generation.request import Branch, Request
 from chatglm.generation.sampling import Sampling
 from chatglm.generation.scheduler import Scheduler
+from chatglm.prompt import Prompt
 
 
 class PrefixCache:
@@ -20,9 +21,11 @@ class PrefixCache:
         self.num_queries = 0
         self.num_hits = 0
 
-    def root(self, sampling: Sampling) -> bytes | None:
+    def root(self, prompt: Prompt, sampling: Sampling) -> bytes | None:
         """Where a request's chain of keys starts; None: it shares nothing."""
-        return root_key(sampling.cache_salt, sampling.adapter) if self.is_on else None
+        # What fills a hole stands elsewhere than the same tokens behind a text.
+        hole = None if prompt.hole is None else f"{prompt.prefix} {prompt.hole}"
+        return root_key(sampling.cache_salt, sampling.adapter, hole) if self.is_on else None
 
     def keys(self, request: Request) -> list[bytes]:
         """The keys that a prompt is looked for under; none where all of it must be read."""

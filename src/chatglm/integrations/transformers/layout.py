@@ -27,7 +27,7 @@ class Places:
     def positions(self, num_planes: int) -> Tensor:
         """Position ids (B, P, T); see `chatglm.prompt.place`, of which this is the batched form."""
         if num_planes == 1:
-            return self.index[:, None]
+            return self.positions(2).sum(1, keepdim=True)
         prefix = self.prefix[:, None]
         hole = torch.where(self.hole < 0, self.prefix - 1, self.hole)[:, None]
         is_context = (self.index < prefix) | (prefix == 0)
