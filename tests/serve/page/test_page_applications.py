@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.serve.page.browser import Server, until
+from tests.serve.page.browser import Reader, Server, until
+
+import chatglm
+from chatglm.apps.translate.kept import faults
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+SOURCE = Path(chatglm.__file__).parent
 STORY = "小明早上去了公园。公园里的花都开了，红的、黄的、白的，非常漂亮。他在那里遇到了同学小红。"
 
 
@@ -75,6 +83,73 @@ def test_a_document_is_translated_with_its_structure(page: Page) -> None:
     page.select_option("#translate-target", "zh")
     page.locator("#panel-translate [type=submit]").click()
     assert "00:00:01,000 --> 00:00:02,000" in result_of(page, "translate")
+
+
+def translated_with(page: Page, *notes: str) -> str:
+    """The line below a translation of which the service has these remarks."""
+    told = {"object": "translation", "text": "译文", "origins": {"source": 1}, "notes": notes}
+    page.route(
+        "**/v1/translate",
+        lambda route: route.fulfill(
+            content_type="text/event-stream", body=f"data: {json.dumps(told)}\n\ndata: [DONE]\n\n"
+        ),
+    )
+    page.click("#tab-translate")
+    page.fill("#translate-text", "Hello {name}, take 3.")
+    page.locator("#panel-translate [type=submit]").click()
+    result_of(page, "translate")
+    return page.locator("#panel-translate .stats").inner_text()
+
+
+def test_remarks_on_a_translation_are_in_the_language_of_the_page(
+    page: Page, reader: Callable[..., Reader]
+) -> None:
+    lost = faults("Hello {name}, take 3.", "你好", "plain")
+    notes = [f"line 1: not translated: {one}" for one in lost] + ["line 2: it is of no known kind"]
+    shown = translated_with(page, *notes)
+    for remark in ("1 处未译", "第 1 行：未译：缺少 {name}", "第 1 行：未译：缺少数字 3"):
+        assert f"{remark} · " in shown
+    assert "第 2 行：it is of no known kind · " in shown
+    english = translated_with(reader(locale="en-US").open(), *notes)
+    assert all(f"{note} · " in english for note in notes)
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """The texts in some code but for docstrings, {} for each value in them."""
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(v.value if isinstance(v, ast.Constant) else "{}" for v in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    else:
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
+                yield from texts(child)
+
+
+def says_remarks(node: ast.AST) -> bool:
+    """Whether some code tells what is wrong with a reply, or adds a remark."""
+    if isinstance(node, ast.FunctionDef):
+        return node.name in ("faults", "problems", "strangeness", "unchanged")
+    return isinstance(node, ast.Call) and ast.unparse(node.func).endswith("notes.append")
+
+
+def test_every_remark_of_the_applications_has_words_on_the_page(page: Page) -> None:
+    words = """async () => Object.entries((await import("/scripts/words.js")).WORDS)
+        .filter(([key]) => key.startsWith("remark_")).map(([, [, english]]) => english)"""
+    known = {re.sub(r"\{\w+\}", "{}", english) for english in page.evaluate(words)}
+    files = [*(SOURCE / "apps").glob("*/*.py"), SOURCE / "serve" / "applications.py"]
+    trees = {path: ast.parse(path.read_text("utf-8")) for path in files}
+    assert known <= {text for tree in trees.values() for text in texts(tree)}
+    said = {
+        text
+        for path, tree in trees.items()
+        if path.parent.name in ("translate", "summarize")
+        for node in ast.walk(tree)
+        if says_remarks(node)
+        for text in texts(node)
+    }
+    assert len(said) > 10
+    assert {text for text in said if re.search(r"\w \w", text)} <= known
 
 
 def test_a_poem_comes_in_its_form(page: Page) -> None:

@@ -2,7 +2,7 @@
 
 import { events, getJson, ServiceError } from "./api.js";
 import { h, toast } from "./dom.js";
-import { t } from "./i18n.js";
+import { remark, t } from "./i18n.js";
 import { renderInto } from "./markdown/render.js";
 import { models } from "./models.js";
 import { supportPanel } from "./support.js";
@@ -62,8 +62,6 @@ async function result(path, body, signal, onProgress) {
   return found;
 }
 
-const noteText = (note) => (typeof note === "string" ? note : t("note_line", { n: note.line, note: note.note }));
-
 /** A panel whose work is one request; `ask()` gives its body, `show(answer, view)` its result. */
 function workPanel({ name, area, controls, examples = [], ask, show, note = () => "" }) {
   const view = h("div", { class: "prose", id: `${name}-result` });
@@ -92,7 +90,7 @@ function workPanel({ name, area, controls, examples = [], ask, show, note = () =
         shown = answer.text;
         show(answer, view);
         const seconds = t("seconds", { n: ((performance.now() - begun) / 1000).toFixed(1) });
-        return [note(answer), ...(answer.notes ?? []).map(noteText), seconds].filter(Boolean).join(" · ");
+        return [note(answer), ...(answer.notes ?? []).map(remark), seconds].filter(Boolean).join(" · ");
       } finally {
         view.classList.remove("waiting");
       }

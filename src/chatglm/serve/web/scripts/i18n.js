@@ -18,6 +18,22 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
+const REMARKS = Object.entries(WORDS)
+  .filter(([key]) => key.startsWith("remark_"))
+  .map(([key, [, english]]) => [key, new RegExp(`^${english.replace(/\{(\w+)\}/g, "(?<$1>.+?)")}$`, "s")]);
+
+/** A remark of the service, which is English, in the language of now; one that has no words here as it is. */
+export function remark(text) {
+  for (const [key, pattern] of REMARKS) {
+    const found = pattern.exec(text);
+    if (!found) continue;
+    const values = { ...found.groups };
+    if (values.remark) values.remark = remark(values.remark);
+    return t(key, values);
+  }
+  return text;
+}
+
 /** Puts every word of the interface below `root` into the language of now. */
 export function translate(root = document) {
   document.documentElement.lang = language() === "zh" ? "zh-CN" : "en";
