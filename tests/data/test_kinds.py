@@ -102,6 +102,8 @@ def test_chatglm3s_tool_turn_is_a_call_and_its_result() -> None:
             "chosen": {"from": "gpt", "value": "好"},
             "rejected": {"from": "gpt", "value": "坏"},
         },
+        {"conversations": [{"role": "user", "content": "问"}], "chosen": "好", "rejected": "坏"},
+        {"instruction": "", "input": "问", "chosen": "好", "rejected": "坏"},
         {
             "chosen": [ASKED.to_dict(), {"role": "assistant", "content": "好"}],
             "rejected": [ASKED.to_dict(), {"role": "assistant", "content": "坏"}],
@@ -114,6 +116,16 @@ def test_preferences_of_every_tool_are_one_question_and_two_answers(
     record = as_record(row, "")
     assert record.messages == (ASKED,)
     assert [m.content for m in (*record.chosen, *record.rejected)] == ["好", "坏"]
+
+
+def test_a_preference_may_begin_with_a_tool_turn_of_chatglm3() -> None:
+    turns = [
+        {"role": "user", "content": "天气？"},
+        {"role": "tool", "name": "weather", "parameters": {"city": "北京"}, "observation": "晴"},
+    ]
+    wanted = as_record({"conversations": [*turns, {"role": "assistant", "content": "晴。"}]}, "")
+    record = as_record({"conversations": turns, "chosen": "晴。", "rejected": "雨。"}, "")
+    assert record.messages == wanted.messages[:-1]
 
 
 def test_a_label_says_whether_an_answer_is_wanted() -> None:

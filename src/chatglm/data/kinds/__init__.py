@@ -8,7 +8,13 @@ from dataclasses import replace
 from chatglm.data.kinds.columns import Columns, columns_of, read_alpaca, read_columns
 from chatglm.data.kinds.preference import answer_of, read_preference
 from chatglm.data.kinds.record import NAMES, BadRecord, Kind, Record, Row
-from chatglm.data.kinds.turns import read_conversations, read_messages, read_sharegpt, words
+from chatglm.data.kinds.turns import (
+    read_conversations,
+    read_messages,
+    read_sharegpt,
+    turn_kind,
+    words,
+)
 
 __all__ = ["NAMES", "BadRecord", "Columns", "Record", "as_record"]
 
@@ -30,8 +36,7 @@ def kind_of(row: Row, columns: Columns | None = None) -> Kind | None:
     if "messages" in row:
         return "messages"
     if isinstance(turns, list):
-        shapes = {("from" in t, "role" in t) for t in turns if isinstance(t, Mapping)}
-        return "conversations" if shapes == {(False, True)} else "sharegpt"
+        return turn_kind(turns)
     if "instruction" in row:
         return "alpaca"
     if isinstance(row.get("text"), str):

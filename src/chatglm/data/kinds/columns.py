@@ -43,10 +43,13 @@ def columns_of(row: Row) -> Columns | None:
 
 def read_alpaca(row: Row) -> Record:
     """Alpaca's: instruction, input, output, with `system` and `history` of pairs."""
-    question = words(row, "instruction")
-    if given := words(row, "input", needed=False):
-        question = f"{question}\n{given}" if question else given
+    question = instructed(row, "instruction")
     return Record(kind="alpaca", messages=asked(row, question, words(row, "output"), "history"))
+
+
+def instructed(row: Row, key: str) -> str:
+    """A question and what it is about, of which either may be empty."""
+    return "\n".join(filter(None, (words(row, key), words(row, "input", needed=False))))
 
 
 def read_columns(row: Row, columns: Columns | None) -> Record:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from chatglm.data.kinds.columns import asked
+from chatglm.data.kinds.columns import asked, instructed
 from chatglm.data.kinds.record import Record, Row
-from chatglm.data.kinds.turns import offered, read_messages, read_sharegpt, share_turn, words
+from chatglm.data.kinds.turns import (
+    offered,
+    read_conversations,
+    read_messages,
+    read_sharegpt,
+    share_turn,
+    turn_kind,
+    turns_of,
+)
 from chatglm.messages import Message
 
 
@@ -34,18 +42,17 @@ def read_preference(row: Row) -> Record:
 
 def beginning(row: Row) -> list[Message]:
     """What both answers of a preference follow."""
-    for key, read in (("messages", read_messages), ("conversations", read_sharegpt)):
-        if key in row:
-            return list(read(row).messages)
+    if "messages" in row:
+        return list(read_messages(row).messages)
+    if "conversations" in row:
+        is_ours = turn_kind(turns_of(row, "conversations")) == "conversations"
+        return list((read_conversations if is_ours else read_sharegpt)(row).messages)
     for key in ("prompt", "instruction", "question", "query"):
         value = row.get(key)
         if isinstance(value, list):
             return list(read_messages({**row, "messages": value}).messages)
         if value is not None:
-            question = words(row, key)
-            if given := words(row, "input", needed=False):
-                question = f"{question}\n{given}"
-            return list(asked(row, question, "", "history"))[:-1]
+            return list(asked(row, instructed(row, key), "", "history"))[:-1]
     return []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from chatglm.data.kinds.record import Record, Row
+from chatglm.data.kinds.record import Kind, Record, Row
 from chatglm.messages import Message, Role, Tool, ToolCall, read_tool, text_of
 
 _SPEAKERS: dict[str, Role] = {
@@ -120,6 +120,12 @@ def read_conversations(row: Row) -> Record:
         messages=tuple(messages),
         unlearnt=frozenset(index + shift for index in off),
     )
+
+
+def turn_kind(turns: Sequence[object]) -> Kind:
+    """Whose turns stand under `conversations`: ChatGLM's have a role, ShareGPT's a `from`."""
+    shapes = {("from" in turn, "role" in turn) for turn in turns if isinstance(turn, Mapping)}
+    return "conversations" if shapes == {(False, True)} else "sharegpt"
 
 
 def read_sharegpt(row: Row) -> Record:
