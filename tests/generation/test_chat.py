@@ -89,6 +89,14 @@ def test_every_blank_is_filled_and_the_rest_stays(model: ChatGLM) -> None:
     assert "MASK]" not in filled
 
 
+def test_what_fills_a_blank_is_asked_for_at_its_blank(model: ChatGLM) -> None:
+    template, special = model.tokenizer.template, model.tokenizer.special
+    prompt = template.blank("今天[MASK]，适合[MASK]。")
+    assert prompt.tokens[-1] == special["<sop>"]
+    assert prompt.prefix == len(prompt.tokens) - 1
+    assert prompt.hole == prompt.tokens.index(special["[MASK]"])
+
+
 def test_embeddings_are_unit_vectors_and_do_not_depend_on_their_company(model: ChatGLM) -> None:
     texts = ["今天天气很好", "你好", "我是一个程序员。"]
     vectors = model.embed(texts)

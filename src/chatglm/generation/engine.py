@@ -275,6 +275,7 @@ class Engine:
         tokens, known = request.prompt.tokens, request.prompt_logprobs
         hidden = hidden[max(len(known) - 1 - start, 0) :]  # a preempted prompt is read again
         num_top = request.sampling.prompt_logprobs or 0
+        unheard = request.prompt.prefix if self.config.context == "prefix" else 0
         if not known:
             known.append(None)
         for part in hidden.split(SCORED_AT_ONCE):
@@ -285,7 +286,7 @@ class Engine:
             scores = score_tokens(logits, following, num_top)
             for i, score in enumerate(scores, len(known)):
                 # What stands in a bidirectional context was not foretold but seen.
-                known.append(score if i >= request.prompt.prefix else None)
+                known.append(score if i >= unheard else None)
 
     def decode(self, running: list[Branch]) -> list[Output]:
         """Read one more token of each branch, all together, and choose the next."""

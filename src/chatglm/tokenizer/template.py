@@ -81,6 +81,12 @@ class Template(ABC):
         known = [name for name in self.blank_ends if name in self.tokenizer.special]
         return frozenset(self.ids_of(known)) | self.end_ids
 
+    @property
+    def mask_ids(self) -> list[int]:
+        """Ids that may be a hole, those first that are preferred; some vocabularies lack some."""
+        names = (self.gmask, "[MASK]", "[sMASK]")
+        return self.ids_of(name for name in names if name in self.tokenizer.special)
+
     def ids_of(self, names: Iterable[str]) -> list[int]:
         """Ids of special tokens."""
         return [self.tokenizer.special[name] for name in names]
@@ -175,8 +181,10 @@ class Template(ABC):
         return self.tokenizer.encode(text) if text else []
 
     def as_blank(self, text: str, tokens: list[int], start: list[int]) -> Prompt:
-        """A text's ids with what starts the filling behind them."""
-        return self.as_prompt([*tokens, *start])
+        """A text's ids with what starts the filling of the first blank behind them."""
+        masks = self.mask_ids
+        hole = next(i for i, token in enumerate(tokens) if token in masks)
+        return Prompt(tokens=(*tokens, *start), prefix=len(tokens), hole=hole)
 
     def parse_text(self, text: str) -> Message:
         """A reply's text as a message: content, reasoning and tool calls."""
@@ -205,20 +213,9 @@ class PrefixTemplate(Template):
     is its hole.
     """
 
-    @property
-    def mask_ids(self) -> list[int]:
-        """Ids that may be a hole, those first that are preferred; some vocabularies lack some."""
-        names = (self.gmask, "[MASK]", "[sMASK]")
-        return self.ids_of(name for name in names if name in self.tokenizer.special)
-
     def as_prompt(self, tokens: Sequence[int]) -> Prompt:
         sop = self.tokenizer.special[self.sop]
         prefix = len(tokens) - 1 - list(reversed(tokens)).index(sop)
         masks = self.mask_ids
         hole = next((tokens.index(mask) for mask in masks if mask in tokens[:prefix]), None)
         return Prompt(tokens=tuple(tokens), prefix=prefix, hole=hole)
-
-    def as_blank(self, text: str, tokens: list[int], start: list[int]) -> Prompt:
-        masks = self.mask_ids
-        hole = next(i for i, token in enumerate(tokens) if token in masks)
-        return Prompt(tokens=(*tokens, *start), prefix=len(tokens), hole=hole)
