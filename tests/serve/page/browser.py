@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
 
+from chatglm.checkpoint.resolve import NANO
+from chatglm.tokenizer import load_tokenizer
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route
 
@@ -115,11 +118,15 @@ class Reader:
 
 
 def write_long(page: Page) -> None:
-    """Make replies on a page go on to their limit, so that there is time to act meanwhile."""
+    """Make replies on a page go on to their limit, so that there is time to act meanwhile. They
+    have words only: of special tokens nothing would be seen.
+    """
+    special = load_tokenizer(NANO).special.values()
 
     def change(route: Route) -> None:
         body = json.loads(route.request.post_data)
         body |= {"ignore_eos": True, "max_tokens": 800}
+        body["logit_bias"] = {str(token): -100 for token in special}
         route.continue_(post_data=json.dumps(body))
 
     page.route("**/v1/chat/completions", change)
