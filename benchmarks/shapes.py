@@ -84,12 +84,20 @@ def random_model(config: ModelConfig, format: str, dtype: torch.dtype) -> Transf
         new = quantized(tensor, bits, bias=linear.bias is not None)
         replace_module(model, module, new)
     for index in range(1, len(layers)):
-        layer = copy.deepcopy(model.layers[0])
+        layer = copy.deepcopy(model.layers[0], twins(model.layers[0]))
         layer.attention.layer = index  # type: ignore[union-attr]
-        for kept in (*layer.parameters(), *layer.buffers()):  # where a loader puts them
-            kept.data = pages.empty(*kept.shape, dtype=kept.dtype).copy_(kept.data)
         model.layers.append(layer)
     return model.eval()
+
+
+def twins(layer: nn.Module) -> dict[int, object]:
+    """Copies of a layer's tensors by their ids, where a loader puts them."""
+    found: dict[int, object] = {}
+    for kept in (*layer.parameters(), *layer.buffers()):
+        twin = pages.empty(*kept.shape, dtype=kept.dtype).copy_(kept)
+        is_parameter = isinstance(kept, nn.Parameter)
+        found[id(kept)] = nn.Parameter(twin, requires_grad=False) if is_parameter else twin
+    return found
 
 
 def read_bytes(model: Transformer) -> int:
