@@ -56,15 +56,14 @@ def main() -> None:
     model = ChatGLM.from_pretrained(arguments.model, dtype="float32")
     assert isinstance(model, ChatGLM)
     special = model.tokenizer.special
-    before = model.tokenizer.template.before_text
+    template, start = model.tokenizer.template, [special["<sop>"]]
     found: dict[str, list[tuple[float, bool]]] = {"blank": [], "left": []}
     lines = arguments.eval.read_text("utf-8").splitlines()[: arguments.limit]
     for tokens, at in blanked(model, [json.loads(line)["text"] for line in lines]):
         word = tokens[at]
-        context = (*tokens[:at], special["[MASK]"], *tokens[at + 1 :])
-        prompt = Prompt(tokens=(*context, special["<sop>"]), prefix=len(context), hole=at)
-        found["blank"].append(guess(model, prompt, word))
-        left = Prompt(tokens=(*before, *tokens[:at]))
+        context = [*tokens[:at], special["[MASK]"], *tokens[at + 1 :]]
+        found["blank"].append(guess(model, template.as_blank("", context, start), word))
+        left = Prompt(tokens=(*template.before_text, *tokens[:at]))
         found["left"].append(guess(model, left, word))
     for name, results in found.items():
         loss = sum(nats for nats, _ in results) / len(results)
