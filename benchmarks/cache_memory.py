@@ -25,7 +25,7 @@ import torch
 from benchmarks.shapes import FORMATS
 from chatglm.generation import native
 from chatglm.generation.blocks import BLOCK_SIZE
-from chatglm.generation.cache import KeyValueStore, PagedBatch, Span
+from chatglm.generation.cache import KeyValueStore, Span, batch_of
 from chatglm.presets import PRESETS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -66,7 +66,7 @@ def measure(name: str, num_tokens: int) -> str:
     times = []
     for _ in range(5):
         start = time.process_time()
-        batch = PagedBatch(store, [span])
+        batch = batch_of(store, [span])
         for layer in range(config.num_layers):
             batch.attend(layer, q, k, k, None)
         times.append(time.process_time() - start)

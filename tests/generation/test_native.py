@@ -13,6 +13,7 @@ from torch import Tensor
 from chatglm.config import ModelConfig
 from chatglm.generation import native
 from chatglm.generation.cache import KeyValueStore, PagedBatch, Span
+from chatglm.generation.native import LayerCall
 from chatglm.model.position import Rotary
 from chatglm.quantization import native as library
 
@@ -95,9 +96,8 @@ def test_the_kernel_agrees_with_pytorch(
     total = sum(length for _, length in spans)
     q, k, v = heads(config, total, dtype, total)
     expected = PagedBatch(kept, spans_of(spans, 1)).attend(1, q, k, v, None)
-    batch = PagedBatch(stored, spans_of(spans, 1))
-    assert batch.native is not None
-    batch.native.arguments.level = min(level, library.best_level())
+    batch = LayerCall(stored, spans_of(spans, 1))
+    batch.arguments.level = min(level, library.best_level())
     got = batch.attend(1, q, k, v, None)
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(got, expected, atol=tolerance, rtol=tolerance)
@@ -111,7 +111,7 @@ def test_a_query_is_the_same_to_the_bit_in_any_company_and_any_blocks(dtype: tor
     config = config_of(2, 3, 64)
     _, whole = stores(config, dtype)
     q, k, v = heads(config, 70, torch.float32, 0)
-    together = PagedBatch(whole, spans_of([(0, 70)], 1)).attend(0, q, k, v, None)
+    together = LayerCall(whole, spans_of([(0, 70)], 1)).attend(0, q, k, v, None)
     _, pieces = stores(config, dtype, seed=5)
     blocks = random.Random(9).sample(range(40), 5)
     start = 0
@@ -122,7 +122,7 @@ def test_a_query_is_the_same_to_the_bit_in_any_company_and_any_blocks(dtype: tor
         company = Span(table=others[:2], start=3, visible=range(4, 24))
         noise = heads(config, 20, torch.float32, length)
         joined = [torch.cat((n, x[:, :, part]), 2) for n, x in zip(noise, (q, k, v), strict=True)]
-        out = PagedBatch(pieces, [company, mine]).attend(0, *joined, None)
+        out = LayerCall(pieces, [company, mine]).attend(0, *joined, None)
         assert torch.equal(out[:, :, 20:], together[:, :, part])
         start += length
 
@@ -133,9 +133,8 @@ def test_threads_change_nothing(threads: int) -> None:
     q, k, v = heads(config, 300, torch.float32, 0)
     results = []
     for number in (1, threads):
-        batch = PagedBatch(stores(config, torch.float32)[1], spans_of([(20, 300)], 1))
-        assert batch.native is not None
-        batch.native.arguments.num_threads = number
+        batch = LayerCall(stores(config, torch.float32)[1], spans_of([(20, 300)], 1))
+        batch.arguments.num_threads = number
         results.append(batch.attend(0, q, k, v, None))
     assert torch.equal(*results)
 
@@ -152,10 +151,9 @@ def test_the_kernel_turns_heads_as_the_network_does(position: str, pairs: str) -
     turned = [rope.rotate(x.transpose(1, 2), cos, sin).transpose(1, 2) for x in (q, k)]
     kept, stored = stores(config, torch.float32)
     expected = PagedBatch(kept, spans_of([(5, 9)], 1)).attend(0, *turned, v, None)
-    batch = PagedBatch(stored, spans_of([(5, 9)], 1))
-    assert batch.native is not None
-    batch.native.turn(rope, cos, sin)
-    got = batch.native.attend(0, q, k, v)
+    batch = LayerCall(stored, spans_of([(5, 9)], 1))
+    batch.turn(rope, cos, sin)
+    got = batch.attend(0, q, k, v)
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
 
@@ -164,10 +162,10 @@ def test_extreme_scores_give_numbers_and_broken_ones_are_passed_on() -> None:
     for value in (1e18, -1e18, 300.0):
         store = stores(config, torch.float32)[1]
         q, k, v = heads(config, 20, torch.float32, 1)
-        out = PagedBatch(store, spans_of([(0, 20)], 1)).attend(0, q * value, k, v, None)
+        out = LayerCall(store, spans_of([(0, 20)], 1)).attend(0, q * value, k, v, None)
         assert bool(out.isfinite().all())
     q[0, 0, 3, 5] = torch.nan
-    out = PagedBatch(store, spans_of([(0, 20)], 1)).attend(0, q, k, v, None)
+    out = LayerCall(store, spans_of([(0, 20)], 1)).attend(0, q, k, v, None)
     assert bool(out[0, 0, 3].isnan().all())
     assert bool(out[0, 0, :3].isfinite().all())
 
@@ -182,14 +180,13 @@ def test_a_damaged_block_table_is_refused_before_native_code_runs() -> None:
         ([0, 1], 0, [0] * 20),
     ):
         with pytest.raises(ValueError, match="the block table is damaged"):
-            PagedBatch(store, [Span(table=table, start=start, visible=visible)])
+            LayerCall(store, [Span(table=table, start=start, visible=visible)])
 
 
 def test_rows_of_another_model_are_refused() -> None:
     _, store = stores(config_of(2, 2, 16), torch.float32)
-    batch = PagedBatch(store, spans_of([(0, 3)], 1))
-    assert batch.native is not None
+    batch = LayerCall(store, spans_of([(0, 3)], 1))
     with pytest.raises(ValueError, match="the cache was made for another model"):
-        batch.native.attend_joined(0, torch.zeros(1, 4, 128))
+        batch.attend_joined(0, torch.zeros(1, 4, 128))
     with pytest.raises(ValueError, match="the native attention refuses"):
-        batch.native.attend_joined(0, torch.zeros(1, 3, 7 * 16))
+        batch.attend_joined(0, torch.zeros(1, 3, 7 * 16))

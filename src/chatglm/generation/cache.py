@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from chatglm.config import ModelConfig
 from chatglm.generation import native
 from chatglm.generation.blocks import BLOCK_SIZE
-from chatglm.model.attention import attend
+from chatglm.model.attention import Attendable, attend
 from chatglm.prompt import Prompt, positions
 
 
@@ -125,8 +125,13 @@ class Span:
         return torch.tensor(table, device=device)
 
 
+def batch_of(store: KeyValueStore, spans: Sequence[Span]) -> Attendable:
+    """What a forward over these sequences keeps its keys and values in, and attends by."""
+    return native.LayerCall(store, spans) if store.for_native else PagedBatch(store, spans)
+
+
 class PagedBatch:
-    """The sequences of one forward: their tokens stand one after the other in a single row.
+    """PyTorch's: the sequences of a forward, whose tokens stand one after the other in one row.
 
     Each token attends over its own sequence alone, so that what it reads is the same in any
     company.
@@ -134,10 +139,6 @@ class PagedBatch:
 
     def __init__(self, store: KeyValueStore, spans: Sequence[Span]) -> None:
         self.store, self.spans = store, spans
-        self.native: native.LayerCall | None = None
-        if store.for_native:
-            self.native = native.LayerCall(store, spans)
-            return
         device = store.keys.device
         self.tables = [span.indices(device) for span in spans]
         slots = [(span.table, i) for span in spans for i in range(span.start, span.stop)]
@@ -156,8 +157,6 @@ class PagedBatch:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Keep k, v (1, G, T, D) and give what q (1, H, T, D) reads: (1, H, T, D)."""
-        if self.native is not None:
-            return self.native.attend(layer, q, k, v)
         store = self.store
         store.put(layer, self.blocks, self.offsets, k[0], v[0])
         results, begin = [], 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from chatglm.generation.joined import JoinedCall
 from chatglm.model.position import Rotary
 from chatglm.quantization import native
 
@@ -102,7 +103,7 @@ def place(a: Arguments, spans: Sequence[Span]) -> array[int]:
     return numbers
 
 
-class LayerCall:
+class LayerCall(JoinedCall):
     """One forward's call of the kernel; from layer to layer only the arrays change."""
 
     def __init__(self, store: KeyValueStore, spans: Sequence[Span], *, level: int = -1) -> None:
@@ -130,22 +131,22 @@ class LayerCall:
         a.planes, a.turned = cos.shape[2], rope.size
         a.is_interleaved = rope.pairs == "interleaved"
 
-    def attend_joined(self, layer: int, qkv: Tensor) -> Tensor:
+    def attend_joined(self, layer: int, rows: Tensor) -> Tensor:
         """What the queries read, (1, T, H·D), from rows (1, T, (H + 2G)·D) of query, key and value
         heads; keys and values are kept.
         """
         a, store = self.arguments, self.store
-        qkv = qkv.contiguous()
-        total = qkv.shape[-1] // a.width
+        rows = rows.contiguous()
+        total = rows.shape[-1] // a.width
         a.heads = total - 2 * a.kv_heads
-        if qkv.shape[:2] != (1, a.num_tokens) or total * a.width != qkv.shape[-1] or a.heads < 1:
+        if rows.shape[:2] != (1, a.num_tokens) or total * a.width != rows.shape[-1] or a.heads < 1:
             raise ValueError(
-                f"rows of shape {tuple(qkv.shape)} do not fit {a.num_tokens} tokens with heads of "
+                f"rows of shape {tuple(rows.shape)} do not fit {a.num_tokens} tokens with heads of "
                 f"width {a.width}; the cache was made for another model"
             )
-        out = torch.empty(1, a.num_tokens, a.heads * a.width, dtype=qkv.dtype)
-        a.qkv, a.out, a.stride = qkv.data_ptr(), out.data_ptr(), qkv.shape[-1]
-        a.kind = KINDS[qkv.dtype]
+        out = torch.empty(1, a.num_tokens, a.heads * a.width, dtype=rows.dtype)
+        a.qkv, a.out, a.stride = rows.data_ptr(), out.data_ptr(), rows.shape[-1]
+        a.kind = KINDS[rows.dtype]
         a.keys = self.bases[0] + layer * self.steps[0]
         a.values = self.bases[1] + layer * self.steps[1]
         if store.scales is not None:
@@ -157,11 +158,3 @@ class LayerCall:
                 f"{a.kv_heads} groups; set CHATGLM_NATIVE=0 to run without it"
             )
         return out
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The same for heads apart that have been turned already: q (1, H, T, D) and k, v
-        (1, G, T, D).
-        """
-        joined = torch.cat((q, k, v), 1).transpose(1, 2).flatten(2)  # (1, T, (H + 2G)·D)
-        out = self.attend_joined(layer, joined)
-        return out.unflatten(-1, (-1, self.arguments.width)).transpose(1, 2)

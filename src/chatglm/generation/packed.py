@@ -11,10 +11,9 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from chatglm.generation.cache import PagedBatch
+from chatglm.generation.joined import JoinedAttention
 from chatglm.model import Transformer
 from chatglm.model.attention import Attention
-from chatglm.model.position import Rotary
 from chatglm.quantization import native
 from chatglm.quantization.linear import QuantizedLinear, quantized
 from chatglm.quantization.native import Weight
@@ -106,30 +105,6 @@ class PackedLinear(nn.Module):
         """(…, C) → (…, C')."""
         y = native.linear(x.flatten(0, -2), self.kernel_weight)
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
-
-
-class JoinedAttention(nn.Module):
-    """Attention whose rotary positions, cache and sums are one native call."""
-
-    def __init__(self, attention: Attention) -> None:
-        super().__init__()
-        self.layer = attention.layer
-        self.qkv, self.out = attention.qkv, attention.out
-
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Rotary, Tensor, Tensor] | None,
-        mask: Tensor | None,
-        cache: PagedBatch,
-    ) -> Tensor:
-        """What each token reads (1, T, C)."""
-        call = cache.native
-        assert call is not None
-        if rotary is not None:
-            call.turn(*rotary)
-        y: Tensor = self.out(call.attend_joined(self.layer, self.qkv(x)))
-        return y
 
 
 def fingerprint(model: Transformer) -> tuple[tuple[int, int], ...]:

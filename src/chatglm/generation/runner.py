@@ -13,8 +13,8 @@ from chatglm.generation import native, network
 from chatglm.generation.adapters import Routing, route
 from chatglm.generation.cache import (
     KeyValueStore,
-    PagedBatch,
     Span,
+    batch_of,
     visible_slots,
     write_learned,
 )
@@ -142,7 +142,7 @@ class Runner:
             torch.tensor([tokens], device=self.device),  # (1, T)
             torch.tensor([places], device=self.device),  # (1, P, T)
             None,
-            PagedBatch(store, spans),
+            batch_of(store, spans),
         )
         return hidden[0]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chatglm.generation.blocks import BLOCK_SIZE
+from chatglm.generation.joined import JoinedCall
 from chatglm.model.position import Rotary
 from chatglm.quantization.cuda import num_processors
 
@@ -83,7 +84,7 @@ def num_shares(num_tiles: int, most_visible: int, num_processors: int) -> int:
     return max(1, min(2 * num_processors // num_tiles, steps, MOST_SHARES))
 
 
-class PagedCall:
+class PagedCall(JoinedCall):
     """One forward's calls of the kernels; from layer to layer only the arrays change."""
 
     def __init__(self, store: KeyValueStore, layout: Layout) -> None:
@@ -147,13 +148,3 @@ class PagedCall:
                 num_warps=1,
             )  # fmt: skip
         return out.view(1, num_tokens, heads * width)
-
-    def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
-        """The same for heads apart that have been turned already: q (1, H, T, D) and k, v
-        (1, G, T, D).
-        """
-        joined = torch.cat((q, k, v), 1).transpose(1, 2).flatten(2)  # (1, T, (H + 2G)·D)
-        out = self.attend_joined(layer, joined)
-        return out.unflatten(-1, (-1, self.store.width)).transpose(1, 2)

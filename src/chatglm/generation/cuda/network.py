@@ -12,6 +12,7 @@ from chatglm.generation.adapters import Routing, bare_twin
 from chatglm.generation.blocks import BLOCK_SIZE
 from chatglm.generation.cuda.attention import PagedCall, layout_of
 from chatglm.generation.cuda.graphs import Recordings
+from chatglm.generation.joined import JoinedAttention, JoinedCall
 from chatglm.model import Transformer
 from chatglm.model.attention import Attention
 from chatglm.model.mlp import MLP, ExpertMLP
@@ -68,7 +69,7 @@ def with_kernels(model: Transformer) -> Transformer:
             replace_module(twin, name, FusedLayer(module))
     for name, module in list(twin.named_modules()):
         if type(module) is Attention and not module.qk_norm:
-            replace_module(twin, name, PagedAttention(module))
+            replace_module(twin, name, JoinedAttention(module))
         elif type(module) is MLP and module.kind == "swiglu":
             replace_module(twin, name, GatedMLP(module))
         elif type(module) is nn.RMSNorm:
@@ -137,28 +138,6 @@ class GatedMLP(nn.Module):
         return y
 
 
-class PagedAttention(nn.Module):
-    """Attention whose rotary positions, cache and sums are two kernels, or three."""
-
-    def __init__(self, attention: Attention) -> None:
-        super().__init__()
-        self.layer = attention.layer
-        self.qkv, self.out = attention.qkv, attention.out
-
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Rotary, Tensor, Tensor] | None,
-        mask: Tensor | None,
-        cache: PagedCall,
-    ) -> Tensor:
-        """What each token reads (1, T, C)."""
-        if rotary is not None:
-            cache.turn(*rotary)
-        y: Tensor = self.out(cache.attend_joined(self.layer, self.qkv(x)))
-        return y
-
-
 class FusedLayer(nn.Module):
     """A layer whose second norm adds what the attention read."""
 
@@ -174,7 +153,7 @@ class FusedLayer(nn.Module):
         x: Tensor,
         rotary: tuple[Rotary, Tensor, Tensor] | None,
         mask: Tensor | None,
-        cache: PagedCall,
+        cache: JoinedCall,
     ) -> Tensor:
         """Hidden states (1, T, C) after this layer; x is used up."""
         x = x.contiguous()
