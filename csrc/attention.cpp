@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "levels.h"
 #include "linear.h"
 #include "pool.h"
 #include "vector.h"
@@ -239,21 +240,6 @@ INLINE void attend_kind(const ChatglmAttention& a, const AttentionPiece& p) {
   attend_rows<kByte>(a, p);
 }
 
-#define VERSION(name, attribute)                                                              \
-  attribute void attend_##name(const ChatglmAttention& a, const AttentionPiece& p) {          \
-    attend_kind(a, p);                                                                        \
-  }                                                                                           \
-  attribute void store_##name(const ChatglmAttention& a, int64_t first, int64_t last,         \
-                              int64_t low, int64_t high) {                                    \
-    store_part(a, first, last, low, high);                                                    \
-  }
-
-VERSION(portable, )
-#if defined(__x86_64__)
-VERSION(avx2, __attribute__((target("avx2,fma"))))
-VERSION(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))))
-#endif
-
 // Takes pieces until none is left.
 struct Work final : Task {
   const ChatglmAttention* call;
@@ -297,19 +283,11 @@ int64_t attention_pieces(const ChatglmAttention& a, std::vector<AttentionPiece>&
 
 void attention_store(const ChatglmAttention& a, int64_t first, int64_t last, int64_t low,
                      int64_t high) {
-#if defined(__x86_64__)
-  if (a.level == 2) return store_avx512(a, first, last, low, high);
-  if (a.level == 1) return store_avx2(a, first, last, low, high);
-#endif
-  store_portable(a, first, last, low, high);
+  at_level<store_part>(a.level)(a, first, last, low, high);
 }
 
 void attention_attend(const ChatglmAttention& a, const AttentionPiece& piece) {
-#if defined(__x86_64__)
-  if (a.level == 2) return attend_avx512(a, piece);
-  if (a.level == 1) return attend_avx2(a, piece);
-#endif
-  attend_portable(a, piece);
+  at_level<attend_kind>(a.level)(a, piece);
 }
 
 extern "C" {

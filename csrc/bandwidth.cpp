@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "levels.h"
 #include "linear.h"
 #include "pool.h"
 #include "vector.h"
@@ -25,21 +26,10 @@ INLINE uint32_t sum_up(const uint8_t* from, int64_t bytes) {
   return sum;
 }
 
-#define VERSION(name, attribute)                                       \
-  attribute uint32_t sum_##name(const uint8_t* from, int64_t bytes) { \
-    return sum_up(from, bytes);                                        \
-  }
-
-VERSION(portable, )
-#if defined(__x86_64__)
-VERSION(avx2, __attribute__((target("avx2"))))
-VERSION(avx512, __attribute__((target("avx512f,avx2"))))
-#endif
-
 struct Reading final : Task {
   const uint8_t* from;
   int64_t bytes;
-  uint32_t (*part)(const uint8_t*, int64_t) = sum_portable;
+  uint32_t (*part)(const uint8_t*, int64_t);
   std::atomic<int64_t> next{0};
   std::atomic<uint32_t> sum{0};
 
@@ -61,10 +51,7 @@ __attribute__((visibility("default"))) uint32_t chatglm_read(const void* from, i
   Reading reading;
   reading.from = static_cast<const uint8_t*>(from);
   reading.bytes = bytes;
-#if defined(__x86_64__)
-  const int level = linear::best_level();
-  if (level > 0) reading.part = level == 2 ? sum_avx512 : sum_avx2;
-#endif
+  reading.part = at_level<sum_up>(linear::best_level());
   run_in_parallel(reading, num_threads);
   return reading.sum;
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "levels.h"
 #include "pool.h"
 #include "vector.h"
 
@@ -73,21 +74,10 @@ INLINE void gate_kind(const ChatglmGate& a, int64_t first, int64_t last) {
   }
 }
 
-#define VERSION(name, attribute)                                                      \
-  attribute void gate_##name(const ChatglmGate& a, int64_t first, int64_t last) {     \
-    gate_kind(a, first, last);                                                        \
-  }
-
-VERSION(portable, )
-#if defined(__x86_64__)
-VERSION(avx2, __attribute__((target("avx2,fma"))))
-VERSION(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))))
-#endif
-
 // Takes rows until none is left.
 struct Work final : Task {
   const ChatglmGate* call;
-  void (*gate)(const ChatglmGate&, int64_t, int64_t) = gate_portable;
+  void (*gate)(const ChatglmGate&, int64_t, int64_t);
   std::atomic<int64_t> next{0};
 
   void run() override {
@@ -111,10 +101,7 @@ __attribute__((visibility("default"))) int chatglm_gate(const ChatglmGate* call)
   }
   Work work;
   work.call = call;
-#if defined(__x86_64__)
-  if (call->level == 1) work.gate = gate_avx2;
-  if (call->level == 2) work.gate = gate_avx512;
-#endif
+  work.gate = at_level<gate_kind>(call->level);
   run_in_parallel(work, call->num_threads);
   return 0;
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "levels.h"
 #include "linear_kernels.h"
 #include "pool.h"
 #include "vector.h"
@@ -166,22 +167,9 @@ INLINE void one_tile(const ChatglmQuantize& c, int64_t tile, Scratch& scratch) {
   }
 }
 
-using OneTile = void (*)(const ChatglmQuantize&, int64_t, Scratch&);
-
-#define VERSION(name, attribute)                                                          \
-  attribute void tile_##name(const ChatglmQuantize& c, int64_t tile, Scratch& scratch) {  \
-    one_tile(c, tile, scratch);                                                           \
-  }
-
-VERSION(portable, )
-#if defined(__x86_64__)
-VERSION(avx2, __attribute__((target("avx2,fma"))))
-VERSION(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))))
-#endif
-
 struct Work final : Task {
   const ChatglmQuantize* call;
-  OneTile one;
+  void (*one)(const ChatglmQuantize&, int64_t, Scratch&);
   std::atomic<int64_t> next{0};
 
   void run() override {
@@ -208,11 +196,7 @@ __attribute__((visibility("default"))) int chatglm_quantize(const ChatglmQuantiz
   }
   Work work;
   work.call = call;
-  work.one = tile_portable;
-#if defined(__x86_64__)
-  const int level = linear::best_level();
-  if (level > 0) work.one = level == 2 ? tile_avx512 : tile_avx2;
-#endif
+  work.one = at_level<one_tile>(linear::best_level());
   run_in_parallel(work, num_threads);
   return 0;
 }

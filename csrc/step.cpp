@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "levels.h"
 #include "linear.h"
 #include "pool.h"
 #include "vector.h"
@@ -146,34 +147,8 @@ struct Rows {
   void (*join)(const ChatglmNetwork&, float*, const float*, const float*);
 };
 
-#define VERSION(name, attribute)                                                                \
-  attribute void norm_##name(const ChatglmNetwork& n, const float* x, const float* weight,      \
-                             const float* bias, float* out) {                                   \
-    norm_row(n, x, weight, bias, out);                                                          \
-  }                                                                                             \
-  attribute void bend_##name(int kind, const float* x, const float* value, float* out,          \
-                             int64_t count) {                                                   \
-    bend_part(kind, x, value, out, count);                                                      \
-  }                                                                                             \
-  attribute void join_##name(const ChatglmNetwork& net, float* x, const float* n,               \
-                             const float* y) {                                                  \
-    join_row(net, x, n, y);                                                                     \
-  }                                                                                             \
-  constexpr Rows rows_##name = {norm_##name, bend_##name, join_##name};
-
-VERSION(portable, )
-#if defined(__x86_64__)
-VERSION(avx2, __attribute__((target("avx2,fma"))))
-VERSION(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))))
-#endif
-
-const Rows& rows_of(int level) {
-#if defined(__x86_64__)
-  if (level == 2) return rows_avx512;
-  if (level == 1) return rows_avx2;
-#endif
-  (void)level;
-  return rows_portable;
+Rows rows_of(int level) {
+  return {at_level<norm_row>(level), at_level<bend_part>(level), at_level<join_row>(level)};
 }
 
 enum What { kEnter, kQkv, kDecode, kStore, kAttend, kGather, kOut, kMiddle, kUp, kDown, kLeave, kHead };
@@ -229,7 +204,7 @@ struct Layout {
 struct Forward final : Task {
   const ChatglmNetwork& net;
   const ChatglmForward& f;
-  const Rows& rows;
+  const Rows rows;
   const int level;
   std::vector<ChatglmAttention> attention;  // a layer each
   std::vector<AttentionPiece> reads;
