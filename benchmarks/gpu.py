@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
 
 from chatglm.checkpoint.fill import build, place
 from chatglm.config import ModelConfig
@@ -30,7 +29,8 @@ from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.presets import PRESETS
 from chatglm.prompt import Prompt
-from chatglm.quantization.kinds import linear_of
+from chatglm.quantization.kinds import narrowed, schemes_of
+from chatglm.quantization.scheme import KINDS
 
 NANO = ModelConfig(
     num_layers=8,
@@ -42,19 +42,19 @@ NANO = ModelConfig(
     vocab_size=8192,
     max_length=4096,
 )
-KINDS = ("bf16", "int8", "int4", "fp8")
+FORMATS = ("bf16", "int8", "int4", "fp8")
 
 
 def random_model(config: ModelConfig, kind: str, device: torch.device) -> Transformer:
     """The network in bfloat16 with its linears in a format, made one by one."""
     model = build(config)
     torch.manual_seed(0)
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, nn.Linear) or kind == "bf16":
-            continue
-        weight = torch.randn(module.weight.shape, dtype=torch.bfloat16, device=device) * 0.02
-        has_bias = module.bias is not None
-        replace_module(model, name, linear_of(weight, name, kind, bias=has_bias))
+    schemes = {} if kind == "bf16" else schemes_of(model, KINDS[kind])
+    for name, scheme in schemes.items():
+        module = model.get_submodule(name)
+        shape = model.get_parameter(f"{name}.weight").shape
+        weight = torch.randn(shape, dtype=torch.bfloat16, device=device) * 0.02
+        replace_module(model, name, narrowed(module, weight, scheme))
     for name, parameter in list(model.named_parameters()):
         tensor = torch.randn(parameter.shape, dtype=torch.bfloat16, device=device) * 0.02
         place(model, name, tensor + 1 if "norm" in name else tensor)
@@ -179,7 +179,7 @@ def main() -> int:
     """Print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", default="chatglm3-6b", choices=("nano", *PRESETS))
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--kinds", nargs="+", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64])
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=128)

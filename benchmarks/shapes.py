@@ -25,8 +25,8 @@ from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.presets import PRESETS
 from chatglm.quantization import pages
-from chatglm.quantization.linear import quantized
-from chatglm.quantization.scheme import scheme_of
+from chatglm.quantization.kinds import narrowed, schemes_of
+from chatglm.quantization.scheme import KINDS
 
 if TYPE_CHECKING:
     from transformers import GlmForCausalLM
@@ -73,16 +73,15 @@ def random_model(config: ModelConfig, format: str, dtype: torch.dtype) -> Transf
     """Our network; the first layer is made and the others are copies with memory of their own."""
     model = build(config)
     layers, model.layers = model.layers, nn.ModuleList(model.layers[:1])
+    schemes = {} if format == "bf16" else schemes_of(model, KINDS[format])
     for name, empty in model.state_dict().items():
         module, _, part = name.rpartition(".")
-        linear = model.get_submodule(module)
         tensor = noise(tuple(empty.shape), dtype)
-        if format == "bf16" or part != "weight" or not isinstance(linear, nn.Linear):
+        if part == "weight" and module in schemes:
+            new = narrowed(model.get_submodule(module), tensor, schemes[module])
+            replace_module(model, module, new)
+        else:
             place(model, name, tensor)
-            continue
-        bits = scheme_of(module, format).bits
-        new = quantized(tensor, bits, bias=linear.bias is not None)
-        replace_module(model, module, new)
     for index in range(1, len(layers)):
         layer = copy.deepcopy(model.layers[0], twins(model.layers[0]))
         layer.attention.layer = index  # type: ignore[union-attr]

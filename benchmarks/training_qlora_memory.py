@@ -22,33 +22,36 @@ from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.parallel.recompute import recompute
 from chatglm.presets import PRESETS
-from chatglm.quantization.linear import GROUP, Packed, QuantizedLinear
-from chatglm.quantization.scheme import scheme_of
-from chatglm.quantization.tiles import BLOCK, TILE, Bits, up_to
+from chatglm.quantization.kinds import schemes_of
+from chatglm.quantization.linear import Packed, QuantizedLinear
+from chatglm.quantization.scheme import KINDS, Scheme
+from chatglm.quantization.tiles import BLOCK, TILE, up_to
 from chatglm.training.batch import Batch
 from chatglm.training.config import LoopConfig, OptimConfig
 from chatglm.training.objectives import chunked
 from chatglm.training.trainer import Trainer
 
 
-def random_linear(linear: nn.Linear, bits: Bits) -> QuantizedLinear:
+def random_linear(linear: nn.Linear, scheme: Scheme) -> QuantizedLinear:
     """A linear of random packed rows."""
     rows, columns = linear.weight.shape
+    bits, group = scheme.bits, scheme.group
     padded, tiles = up_to(columns, BLOCK), up_to(rows, TILE) // TILE
     weight = torch.randint(0, 256, (tiles, padded * TILE * bits // 8), dtype=torch.uint8)
-    groups = (tiles, padded // GROUP[bits], TILE)
+    groups = (tiles, padded // group, TILE)
     scale = torch.full(groups, 2e-4 if bits == 8 else 3e-3, dtype=torch.float16)
     packed = Packed(weight, scale)
     bias = linear.bias is not None
-    return QuantizedLinear(packed, rows, columns, bits, GROUP[bits], bias=bias)
+    return QuantizedLinear(packed, rows, columns, bits, group, bias=bias)
 
 
 def random_model(config: ModelConfig, kind: str) -> Transformer:
     """The network with quantized linears and everything else in bfloat16."""
     model = build(config)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear):
-            replace_module(model, name, random_linear(module, scheme_of(name, kind).bits))
+    for name, scheme in schemes_of(model, KINDS[kind]).items():
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        replace_module(model, name, random_linear(linear, scheme))
     for name, parameter in list(model.named_parameters()):
         fill = torch.ones if "norm" in name else torch.zeros
         tensor = fill(parameter.shape, dtype=torch.bfloat16)

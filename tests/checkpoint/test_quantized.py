@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from chatglm.checkpoint import export_gguf, load, save
 from chatglm.cli import main
 from chatglm.quantization.linear import QuantizedLinear
-from chatglm.quantization.scheme import SCHEMES
+from chatglm.quantization.scheme import INTEGER_KINDS
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def copied(small: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small, tmp_path / "damaged"))
 
 
-@pytest.mark.parametrize("kind", SCHEMES)
+@pytest.mark.parametrize("kind", INTEGER_KINDS)
 def test_a_saved_model_is_the_same_and_saves_the_same_bytes(
     toy: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -13,7 +13,7 @@ from chatglm.prompt import Prompt, positions
 from chatglm.quantization import native
 from chatglm.quantization.calibrate import Calibration, Row
 from chatglm.quantization.linear import QuantizedLinear
-from chatglm.quantization.scheme import SCHEMES
+from chatglm.quantization.scheme import KINDS
 
 NAMES = ["chatglm-6b", "chatglm3-6b", "glm-large-chinese", "glm-4-9b-0414", "glm-4.5-air"]
 
@@ -35,7 +35,7 @@ def test_what_is_passed_on_is_what_the_quantized_model_computes(
         positions=torch.tensor([positions(prompt, 20, config.num_planes)]),
         mask=mask,
     )
-    calibration = Calibration([row, row], SCHEMES["int4"])
+    calibration = Calibration([row, row], KINDS["int4"].layers)
     for index in range(config.num_layers):
         calibration.quantize_layer(model, index)
         linears = [m for m in model.layers[index].modules() if hasattr(m, "weight_scale")]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from chatglm.quantization import cuda
-from chatglm.quantization.kinds import linear_of
+from chatglm.quantization.kinds import narrowed
 from chatglm.quantization.linear import quantized
+from chatglm.quantization.scheme import KINDS
 from chatglm.quantization.tiles import Bits
 
 WITHIN = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -96,7 +98,7 @@ def test_a_linear_on_a_gpu_is_the_quantized_one(
         monkeypatch.setattr(cuda, "is_usable", lambda device: True)
     monkeypatch.setattr(cuda, "UNPACKED_FROM", 5)
     weight = torch.randn(40, 70, generator=torch.Generator().manual_seed(0)).to(kernel_device)
-    plain = linear_of(weight, "layers.0.mlp.up", f"int{bits}", bias=True)
+    plain = narrowed(nn.Linear(70, 40, device="meta"), weight, KINDS[f"int{bits}"].layers)
     assert isinstance(plain, cuda.CudaLinear)
     plain.bias = torch.nn.Parameter(torch.randn(40, device=kernel_device))
     exact = quantized(weight, bits, bias=False).dequantized(torch.float32)

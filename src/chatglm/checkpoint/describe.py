@@ -6,15 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from chatglm.checkpoint.checks import check_size
 from chatglm.checkpoint.configs import Format
 from chatglm.checkpoint.fill import build
 from chatglm.checkpoint.open import open_model
 from chatglm.checkpoint.resolve import resolve
 from chatglm.config import ModelConfig
-from chatglm.quantization.scheme import scheme_of
+from chatglm.model import Transformer
+from chatglm.quantization.kinds import schemes_of
+from chatglm.quantization.scheme import KINDS, Kind
 from chatglm.quantization.tiles import BLOCK, TILE, up_to
 
 SCALE_BYTES = 2
@@ -64,24 +64,22 @@ def describe(
         num_parameters=sum(p.numel() for p in model.parameters()),
         files=sizes,
         memory={
-            "bf16": weight_bytes(model, 16),
-            **{f"int{n}": weight_bytes(model, n) for n in (8, 4)},
+            "bf16": weight_bytes(model),
+            **{name: weight_bytes(model, KINDS[name]) for name in ("int8", "int4")},
         },
         cache_per_token=2 * config.num_layers * config.num_kv_heads * config.head_dim * 2,
         notes=opened.notes,
     )
 
 
-def weight_bytes(model: nn.Module, bits: int) -> int:
-    """Memory of the weights with their linears in `bits` bits; 16 is bfloat16."""
+def weight_bytes(model: Transformer, kind: Kind | None = None) -> int:
+    """Memory of the weights in a kind of whole numbers; what it leaves as it is, and all where it
+    is None, in bfloat16.
+    """
     total = 2 * sum(p.numel() for p in model.parameters())
-    if bits == 16:
-        return total
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            rows, columns = module.weight.shape
-            scheme = scheme_of(name, f"int{bits}")
-            padded = up_to(columns, BLOCK)
-            row_bytes = padded * scheme.bits // 8 + padded // scheme.group * SCALE_BYTES
-            total += up_to(rows, TILE) * row_bytes - 2 * rows * columns
+    for name, scheme in ({} if kind is None else schemes_of(model, kind)).items():
+        rows, columns = model.get_parameter(f"{name}.weight").shape
+        padded = up_to(columns, BLOCK)
+        row_bytes = padded * scheme.bits // 8 + padded // scheme.group * SCALE_BYTES
+        total += up_to(rows, TILE) * row_bytes - 2 * rows * columns
     return total

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -26,10 +26,10 @@ from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.quantization.calibrate import Calibration
 from chatglm.quantization.cuda import on_cuda
-from chatglm.quantization.kinds import linear_of
+from chatglm.quantization.kinds import narrowed, schemes_of
 from chatglm.quantization.native import best_level
 from chatglm.quantization.official import OfficialEmbedding, OfficialLinear, in_tiles
-from chatglm.quantization.scheme import scheme_of
+from chatglm.quantization.scheme import Kind, Scheme
 from chatglm.quantization.stored import StoredLinear
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -78,9 +78,9 @@ def fill(
     name_prefix: str,
     dtype: str,
     device: torch.device,
-    quantize: str | None,
+    quantize: Kind | None,
     *,
-    stored: str | None = None,
+    stored: Kind | None = None,
     calibration: Calibration | None = None,
 ) -> tuple[Transformer, dict[str, torch.dtype]]:
     """The network with the files' tensors in it, and the dtype that each of those had; the peak is
@@ -90,16 +90,19 @@ def fill(
     """
     model = build(config)
     if stored is not None:
-        for name, linear in linears_of(model).items():
-            replace_module(model, name, StoredLinear(linear, scheme_of(name, stored)))
+        for name, scheme in schemes_of(model, stored).items():
+            linear = model.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            replace_module(model, name, StoredLinear(linear, scheme))
     quantize_in_place(model, files, format, config, name_prefix)
     plan = [with_prefix(entry_of(format, name), name_prefix) for name in model.state_dict()]
     check_names(files, plan, format, config)
     check_shapes(files, plan, model)
-    wanted = choose_dtype(files, plan, dtype, device, quantize)
+    wanted = choose_dtype(files, plan, dtype, device)
     if quantize is not None:
         refuse_quantized(model, files.folder)
-    put = Put(model, quantize, device, wanted, calibration)
+    schemes = {} if quantize is None else schemes_of(model, quantize)
+    put = Put(model, schemes, device, wanted, calibration)
     put.tiles_official = dtype == "auto" and device.type == "cpu" and is_for_kernels(model)
     empty = model.state_dict()
     dtypes: dict[str, torch.dtype] = {}
@@ -127,7 +130,7 @@ class Put:
     """Puts each tensor where it belongs, quantized as soon as that can be done."""
 
     model: Transformer
-    quantize: str | None
+    schemes: Mapping[str, Scheme]
     device: torch.device
     wanted: torch.dtype | None
     calibration: Calibration | None
@@ -140,9 +143,8 @@ class Put:
         is_stored = isinstance(module, StoredLinear)
         # A calibration quantizes the linears of a layer when all of it is there.
         is_later = self.calibration is not None and name.startswith("layers.")
-        if self.quantize and isinstance(module, nn.Linear) and part == "weight" and not is_later:
-            has_bias = module.bias is not None
-            new = linear_of(tensor.to(self.device), parent, self.quantize, bias=has_bias)
+        if parent in self.schemes and part == "weight" and not is_later:
+            new = narrowed(module, tensor.to(self.device), self.schemes[parent])
             replace_module(self.model, parent, new)
             return
         keep = not tensor.is_floating_point() or part == "correction"
@@ -160,11 +162,6 @@ def layer_of(entry: Entry) -> int | None:
     """The number of the layer that a parameter is part of."""
     first, _, rest = entry.ours.partition(".")
     return int(rest.partition(".")[0]) if first == "layers" else None
-
-
-def linears_of(model: Transformer) -> dict[str, nn.Linear]:
-    """The linears by name."""
-    return {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
 def is_for_kernels(model: Transformer) -> bool:
@@ -200,7 +197,6 @@ def choose_dtype(
     plan: Sequence[Entry],
     dtype: str,
     device: torch.device,
-    quantize: str | None,
 ) -> torch.dtype | None:
     """The dtype of floating-point tensors; None keeps the files', which is one for all then."""
     if dtype != "auto":

@@ -28,7 +28,7 @@ from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
 from chatglm.quantization.calibrate import Calibration
-from chatglm.quantization.scheme import KINDS, SCHEMES, Scheme
+from chatglm.quantization.scheme import INTEGER_KINDS, KINDS, Kind, Scheme
 from chatglm.tokenizer import Tokenizer
 
 
@@ -47,10 +47,15 @@ class Loaded:
     base: Path
     name_prefix: str = ""
     prefix: Tensor | None = None
-    quantize: str | None = None
+    kind: Kind | None = None
     adapter: Path | None = None
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def quantize(self) -> str | None:
+        """The name of the kind in which the weights are quantized, ChatGLM's own apart."""
+        return None if self.kind is None else self.kind.name
 
 
 def load(
@@ -78,9 +83,9 @@ def load(
     """
     if quantize is not None and quantize not in KINDS:
         raise ValueError(f"quantize must be one of {', '.join(KINDS)} or None, got {quantize!r}")
-    if calibrate is not None and quantize not in SCHEMES:
+    if calibrate is not None and quantize not in INTEGER_KINDS:
         raise ValueError(
-            f"calibrate is for quantizing to one of {', '.join(SCHEMES)}, got {quantize!r}"
+            f"calibrate is for quantizing to one of {', '.join(INTEGER_KINDS)}, got {quantize!r}"
         )
     if dtype != "auto" and dtype not in DTYPES:
         raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -159,9 +164,10 @@ def load_weights(
     check_size(files, config)
     if isinstance(files, GgufFile) and quantize is None and dtype == "auto":
         dtype, quantize = fitting(files, target)
+    kind = None if quantize is None else KINDS[quantize]
     calibration = None
-    if quantize is not None and calibrate is not None and opened.quantized is None:
-        calibration = calibration_of(opened, calibrate, SCHEMES[quantize], target)
+    if kind is not None and calibrate is not None and opened.quantized is None:
+        calibration = calibration_of(opened, calibrate, kind.layers, target)
     model, dtypes = fill(
         files,
         format,
@@ -169,7 +175,7 @@ def load_weights(
         opened.name_prefix,
         dtype,
         target,
-        quantize,
+        kind,
         stored=opened.quantized,
         calibration=calibration,
     )
@@ -188,7 +194,7 @@ def load_weights(
         base=opened.base,
         name_prefix=opened.name_prefix,
         prefix=prefix,
-        quantize=opened.quantized or quantize,
+        kind=opened.quantized or kind,
         dtypes=dtypes,
         notes=opened.notes,
     )

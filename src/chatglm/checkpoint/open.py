@@ -20,6 +20,7 @@ from chatglm.checkpoint.resolve import nearby_base, resolve
 from chatglm.checkpoint.rope_ratio import RopeRatio
 from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
+from chatglm.quantization.scheme import Kind
 from chatglm.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -29,7 +30,7 @@ class Opened:
 
     base: where the weights lie, which is elsewhere where `directory` holds a learned prefix only.
     encoder: the tensors of an official prefix encoder, by their names inside it. quantized: the
-    kind in which the linears are quantized in our own layout.
+    kind in which the weights are quantized in our own layout.
     """
 
     directory: Path
@@ -44,7 +45,7 @@ class Opened:
     name_prefix: str = ""
     encoder: dict[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    quantized: str | None = None
+    quantized: Kind | None = None
 
 
 def open_model(

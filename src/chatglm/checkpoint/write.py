@@ -24,7 +24,7 @@ from chatglm.checkpoint.quantized import write_kind
 from chatglm.checkpoint.read import INDEX, WHOLE, TensorFiles
 from chatglm.checkpoint.transforms import to_theirs
 from chatglm.quantization.linear import QuantizedLinear
-from chatglm.quantization.scheme import SCHEMES
+from chatglm.quantization.scheme import INTEGER_KINDS
 from chatglm.quantization.stored import stored_part
 
 
@@ -41,7 +41,7 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
     if is_gguf(loaded.base):
         return save_gguf(loaded, target)
     is_adapter = loaded.adapter is not None
-    if loaded.quantize is not None and not is_adapter:
+    if loaded.kind is not None and not is_adapter:
         check_quantized(loaded)
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty; give a new directory")
@@ -52,8 +52,8 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
         if not is_adapter:
             copy_files(loaded.base, temporary, weights=False)
             write_shards(loaded, temporary)
-            if loaded.quantize is not None:
-                write_kind(temporary, loaded.quantize)
+            if loaded.kind is not None:
+                write_kind(temporary, loaded.kind)
         if loaded.directory != loaded.base:
             copy_files(loaded.directory, temporary, weights=is_adapter)
         for path in temporary.rglob("*"):
@@ -72,10 +72,10 @@ def save(loaded: Loaded, directory: str | os.PathLike[str]) -> Path:
 
 def check_quantized(loaded: Loaded) -> None:
     """A ValueError where quantized linears have no form in a file."""
-    if loaded.quantize not in SCHEMES:
+    if loaded.quantize not in INTEGER_KINDS:
         raise ValueError(
             f"a model quantized to {loaded.quantize} has no form in a file; load it without "
-            f"quantize and save that, or quantize it to one of {', '.join(SCHEMES)}"
+            f"quantize and save that, or quantize it to one of {', '.join(INTEGER_KINDS)}"
         )
     device = loaded.model.embedding.weight.device
     if device.type != "cpu":

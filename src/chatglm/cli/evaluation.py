@@ -287,11 +287,11 @@ def quantization(subject: Subject, path: Path) -> Table:
     from chatglm.evaluate.likelihood import read_texts
     from chatglm.evaluate.quantization import compare
     from chatglm.evaluate.samples import sample
-    from chatglm.quantization.scheme import SCHEMES
+    from chatglm.quantization.scheme import INTEGER_KINDS
     from chatglm.training.run import end_of_text
 
     arguments = subject.arguments
-    kinds = (arguments.quantize,) if arguments.quantize else tuple(SCHEMES)
+    kinds = (arguments.quantize,) if arguments.quantize else INTEGER_KINDS
     arguments.quantize = None  # the model itself is the measure
     calibrate, arguments.calibrate = arguments.calibrate, None
     model = subject.causal("quantization")

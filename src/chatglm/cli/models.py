@@ -27,14 +27,14 @@ def run(arguments: argparse.Namespace) -> int:
     from chatglm.checkpoint.describe import weight_bytes
     from chatglm.checkpoint.fill import build
     from chatglm.presets import PRESETS
+    from chatglm.quantization.scheme import KINDS
 
     parameters, memory = {}, {}
     for name, config in PRESETS.items():
         model = build(config)
         parameters[name] = sum(p.numel() for p in model.parameters())
         memory[name] = {
-            kind: weight_bytes(model, bits)
-            for kind, bits in (("bf16", 16), ("int8", 8), ("int4", 4))
+            kind: weight_bytes(model, KINDS.get(kind)) for kind in ("bf16", "int8", "int4")
         }
     if arguments.json:
         table = {

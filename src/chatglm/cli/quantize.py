@@ -8,7 +8,7 @@ from pathlib import Path
 from chatglm.cli.console import say
 from chatglm.cli.options import CommandError, add_calibrate_flag
 from chatglm.cli.source import add_source_flags, load_weights, refuse_existing
-from chatglm.quantization.scheme import SCHEMES
+from chatglm.quantization.scheme import INTEGER_KINDS
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +29,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument(
         "--kind",
-        choices=SCHEMES,
+        choices=INTEGER_KINDS,
         default="int4",
         help=say(
             "bits, columns that share a scale (g64: 64), zero points; default int4",

@@ -17,7 +17,7 @@ from chatglm.model.attention import Attention
 from chatglm.quantization import native
 from chatglm.quantization.linear import QuantizedLinear, quantized
 from chatglm.quantization.native import Weight
-from chatglm.quantization.scheme import SCHEMES
+from chatglm.quantization.scheme import OUTER
 
 MOST_BYTES = 1 << 30
 """Plain weights are packed up to this size in all, since the tiles come on top of them; larger
@@ -53,7 +53,7 @@ def head_weight(model: Transformer, *, packs: bool) -> Weight:
     if type(words) is nn.Embedding and any(
         isinstance(module, QuantizedLinear) for module in model.modules()
     ):
-        scheme = SCHEMES["int8"]
+        scheme = OUTER[8]
         weight = words.weight.detach()
         return quantized(weight, scheme.bits, scheme.group, bias=False).for_kernels()
     return weight_of(words, packs=packs)

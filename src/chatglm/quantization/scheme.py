@@ -1,4 +1,4 @@
-"""The ways in which linears are quantized, by name."""
+"""The kinds of quantization by name: in how many bits each part of a model is kept."""
 
 from __future__ import annotations
 
@@ -10,28 +10,52 @@ from typing import Literal
 class Scheme:
     """Bits of a weight, columns of a row that share a scale, and whether 0 is the middle of what
     the bits hold or has a place of its own in each group.
+
+    is_float: 8-bit floats (e4m3) in the place of whole numbers; a row is one group.
     """
 
     bits: Literal[8, 4]
     group: int
     symmetric: bool = True
+    is_float: bool = False
 
 
-SCHEMES: dict[str, Scheme] = {
-    "int8": Scheme(bits=8, group=64),
-    "int4": Scheme(bits=4, group=32),
-    "int4-g64": Scheme(bits=4, group=64),
-    "int4-g128": Scheme(bits=4, group=128),
-    "int4-zero": Scheme(bits=4, group=32, symmetric=False),
-    "int4-g64-zero": Scheme(bits=4, group=64, symmetric=False),
-    "int4-g128-zero": Scheme(bits=4, group=128, symmetric=False),
-}
-KINDS = (*SCHEMES, "fp8")
-"""What a model can be quantized to while it is loaded."""
-
-
-def scheme_of(linear: str, kind: str) -> Scheme:
-    """How a linear is quantized in a model of that kind; the output head keeps 8 bits, since its
-    errors go straight into the scores.
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How a model keeps the linears of its layers, its output head and its table of words; None
+    leaves a part as it is.
     """
-    return SCHEMES["int8" if linear == "head" else kind]
+
+    name: str
+    layers: Scheme
+    head: Scheme | None
+    words: Scheme | None = None
+
+
+OUTER: dict[int, Scheme] = {8: Scheme(bits=8, group=64)}
+"""Head and words by their bits, which are more than those of layers: a head's errors go straight
+into the scores.
+"""
+_INT8, _FP8 = Scheme(bits=8, group=64), Scheme(bits=8, group=0, is_float=True)
+
+
+def _int4(name: str, group: int, *, symmetric: bool = True) -> Kind:
+    return Kind(name=name, layers=Scheme(bits=4, group=group, symmetric=symmetric), head=OUTER[8])
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(name="int8", layers=_INT8, head=OUTER[8]),
+        _int4("int4", 32),
+        _int4("int4-g64", 64),
+        _int4("int4-g128", 128),
+        _int4("int4-zero", 32, symmetric=False),
+        _int4("int4-g64-zero", 64, symmetric=False),
+        _int4("int4-g128-zero", 128, symmetric=False),
+        Kind(name="fp8", layers=_FP8, head=_FP8),
+    )
+}
+"""What a model can be quantized to while it is loaded."""
+INTEGER_KINDS = tuple(name for name, kind in KINDS.items() if not kind.layers.is_float)
+"""Those of whole numbers, which can be calibrated and have a form in a file."""
