@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from chatglm.cli.console import note, paint, say
 from chatglm.cli.options import INVALID_INPUT, CommandError, has_input
+from chatglm.cli.remarks import remark
 
 if TYPE_CHECKING:
     from chatglm.apps.text_file import TextFile
@@ -46,8 +47,8 @@ def given_documents(words: Sequence[str], command: str) -> list[TextFile]:
     with invalid_input():
         for word in words:
             documents.append(document(word))
-            if remark := documents[-1].note:
-                note(remark)
+            if told := documents[-1].note:
+                note(remark(told))
     return documents
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from chatglm.cli.console import note, paint, say
 from chatglm.cli.inputs import ProgressLine, add_input, given_documents, invalid_input
 from chatglm.cli.options import CommandError, add_model_flags, load_model
+from chatglm.cli.remarks import remark
 
 if TYPE_CHECKING:
     from chatglm.apps.summarize import Summarizer
@@ -73,8 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(paint(f"== {document.name}", "bold", sys.stdout))
         print(summary.text)
         if not arguments.quiet:
-            for remark in dict.fromkeys(summary.notes):
-                note(remark)
+            for text in dict.fromkeys(summary.notes):
+                note(remark(text))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from chatglm.cli.console import note, say
 from chatglm.cli.inputs import ProgressLine, add_input, given_documents, invalid_input
 from chatglm.cli.options import CommandError, add_model_flags, load_model
+from chatglm.cli.remarks import remark
 
 if TYPE_CHECKING:
     from chatglm.apps.translate import Translation, Translator
@@ -139,8 +140,8 @@ def show(done: Translation, arguments: argparse.Namespace) -> None:
 
 def show_notes(done: Translation, most: int = 10) -> None:
     """What had to be repaired, by line."""
-    for line, remark in done.notes[:most]:
-        note(say(f"line {line}: {remark}", f"第 {line} 行：{remark}"))
+    for line, text in done.notes[:most]:
+        note(remark(f"line {line}: {text}"))
     if len(done.notes) > most:
         note(say(f"… and {len(done.notes) - most} more", f"……另有 {len(done.notes) - most} 条"))
 
@@ -153,7 +154,7 @@ def record(done: Translation, output: str | None) -> dict[str, object]:
         "target": done.direction.target,
         "format": done.format,
         "origins": dict(done.origins),
-        "notes": [{"line": line, "note": remark} for line, remark in done.notes],
+        "notes": [{"line": line, "note": text} for line, text in done.notes],
     }
 
 

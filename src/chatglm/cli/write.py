@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from chatglm.cli.console import note, paint, say, width
 from chatglm.cli.inputs import ProgressLine, given_documents, invalid_input
 from chatglm.cli.options import CommandError, add_model_flags, load_model
+from chatglm.cli.remarks import remark
 
 if TYPE_CHECKING:
     from chatglm.apps.write import Writer, Written
@@ -87,8 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(done.text)
     if not arguments.quiet:
-        for remark in done.notes:
-            note(remark)
+        for one in done.notes:
+            note(remark(one))
     return 0
 
 
