@@ -19,6 +19,7 @@ from torch import Tensor
 
 from chatglm.quantization import native
 from chatglm.quantization.linear import quantized
+from chatglm.quantization.tiles import Bits
 
 # Rows and columns of a linear, and the weights of the network that it stands for.
 SHAPES = {
@@ -26,7 +27,8 @@ SHAPES = {
     "200M": (5_632, 1_024, 200_000_000),
     "nano": (2_816, 512, 30_000_000),
 }
-KINDS = ("int4", "int8", "bfloat16", "float32")
+KINDS = ("int4", "int6", "int8", "bfloat16", "float32")
+BITS: dict[str, Bits] = {"int4": 4, "int6": 6, "int8": 8}
 MOST_BYTES = 300_000_000
 SECONDS = 0.6
 
@@ -59,7 +61,7 @@ def weight_of(kind: str, rows: int, columns: int) -> native.Weight:
     """A random weight for the kernels."""
     weight = torch.randn(rows, columns)
     if kind.startswith("int"):
-        return quantized(weight, 8 if kind == "int8" else 4, bias=False).for_kernels()
+        return quantized(weight, BITS[kind], bias=False).for_kernels()
     return native.packed_weight(weight.to(getattr(torch, kind)))
 
 

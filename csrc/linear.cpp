@@ -64,7 +64,7 @@ void prepare(int kind, const float* row, int64_t i, int64_t m, int64_t columns, 
     uint8_t* unit = units + c / width * bytes;
     const int64_t count = std::clamp<int64_t>(end - c, 0, width);
     if (is_whole(kind)) {
-      kernels.quantize(row + c, count, kind == kInt8Weight ? -128 : -8, unit, at, rows);
+      kernels.quantize(row + c, count, -middle_of(bits_of(kind)), unit, at, rows);
     } else if (kind == kFloatWeight) {
       std::memcpy(unit + at * kStep, row + c, size_t(count) * 4);
       std::memset(unit + at * kStep + count * 4, 0, size_t(kStep - count * 4));
@@ -184,7 +184,7 @@ struct Work final : Task {
 };
 
 bool is_wrong(const ChatglmWeight& w) {
-  return w.rows < 0 || w.columns < 1 || w.kind < kFloatWeight || w.kind > kInt4Weight ||
+  return w.rows < 0 || w.columns < 1 || !is_kind(w.kind) ||
          (is_whole(w.kind) && (w.group < kGroup || w.group % kGroup || !w.is_packed || !w.scales));
 }
 

@@ -14,6 +14,7 @@ enum WeightKind : int32_t {
   kBrainWeight = 1,  // bfloat16; the input is rounded to it
   kInt8Weight = 2,   // whole numbers plus 128; the input has 8 bits in groups of 32
   kInt4Weight = 3,   // whole numbers plus 8; the input as for int8
+  kInt6Weight = 4,   // whole numbers plus 32; the input as for int8
 };
 
 // A weight of `rows` × `columns`. Python mirrors it in chatglm/quantization/native.py.
@@ -21,11 +22,13 @@ enum WeightKind : int32_t {
 // Packed rows lie in tiles of 16, filled up with zeros as the columns are to a multiple of 64. A
 // tile is a sequence of steps of 64 bytes: 4 bytes of each of the 16 rows, which are 1 column of
 // float32, 2 of bfloat16, 4 of int8. Two steps of int4, the eighths of 32 columns that are 4 apart,
-// share 64 bytes: the first is in the low nibbles.
+// share 64 bytes: the first is in the low nibbles. int6 has the lower 4 bits of 32 columns as int4
+// has them, and then 128 bytes of the upper 2: of the first four eighths, then of the others, the
+// first of four in the lowest bits.
 struct ChatglmWeight {
   const void* data;
   const uint16_t* scales;  // float16 (tiles, groups of columns, 16) of int8 and int4
-  const uint8_t* zeros;    // (tiles, groups, 16): what stands for 0 where it is not 128 or 8; or null
+  const uint8_t* zeros;    // (tiles, groups, 16): what stands for 0 where it is not the middle; or null
   const float* bias;       // (rows), or null
   int64_t rows, columns;
   int64_t group;      // columns to a scale, a multiple of 32; of float kinds unused
@@ -36,6 +39,15 @@ struct ChatglmWeight {
 namespace linear {
 
 constexpr int64_t kLanes = 16;  // rows of a tile
+
+inline bool is_whole(int kind) { return kind >= kInt8Weight; }
+inline bool is_kind(int kind) { return kind >= kFloatWeight && kind <= kInt6Weight; }
+
+// Bits of a number.
+inline int64_t bits_of(int kind) {
+  constexpr int64_t bits[] = {32, 16, 8, 4, 6};
+  return bits[kind];
+}
 
 // Bytes of a prepared input of m rows; it is aligned to 64.
 int64_t input_bytes(int kind, int64_t m, int64_t columns);

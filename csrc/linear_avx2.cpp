@@ -53,6 +53,17 @@ AVX2_INLINE void unpack(const uint8_t* data, __m256i* steps) {
       steps[j] = _mm256_and_si256(both, low);
       steps[j + 4] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
     }
+    if constexpr (kBits == 6) {
+      const __m256i high = _mm256_set1_epi8(48);
+      UNROLL for (int j = 0; j < 2; ++j) {
+        const __m256i four = load(data + (4 + j) * kStep);
+        const __m256i upper[] = {_mm256_slli_epi16(four, 4), _mm256_slli_epi16(four, 2), four,
+                                 _mm256_srli_epi16(four, 2)};
+        UNROLL for (int i = 0; i < 4; ++i) {
+          steps[4 * j + i] = _mm256_or_si256(steps[4 * j + i], _mm256_and_si256(upper[i], high));
+        }
+      }
+    }
   }
 }
 
@@ -67,6 +78,8 @@ AVX2_INLINE __m256i product(__m256i sum, const __m256i* steps, const uint8_t* x)
       sum = _mm256_dpbusd_avx_epi32(sum, steps[j], four);
     } else if constexpr (kBits == 4) {  // eight times 2 · 15 · 127 fit 16 bits
       pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(steps[j], four));
+    } else if constexpr (kBits == 6) {
+      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(steps[j], four), ones));
     } else {  // 2 · 128 · 127 fit 16 bits
       const __m256i two =
           _mm256_maddubs_epi16(_mm256_abs_epi8(steps[j]), _mm256_sign_epi8(four, steps[j]));
@@ -93,7 +106,7 @@ AVX2 void half_tile(const ChatglmWeight& w, int64_t tile, int64_t half, const Pa
         _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
     scales += kLanes;
     // What the correction is multiplied by, in steps of its own factor.
-    __m256i zero = _mm256_set1_epi32(kIsSigned ? 0 : kBits == 8 ? 128 : 8);
+    __m256i zero = _mm256_set1_epi32(kIsSigned ? 0 : middle_of(kBits));
     if (zeros) {
       zero = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(zeros)));
       if constexpr (kIsSigned) zero = _mm256_sub_epi32(zero, _mm256_set1_epi32(128));
@@ -108,7 +121,7 @@ AVX2 void half_tile(const ChatglmWeight& w, int64_t tile, int64_t half, const Pa
         const int64_t row = part.first + i;
         const int32_t correction = word(x + rows * (kGroup + 4) + row * 4);
         __m256i sum = _mm256_mullo_epi32(_mm256_set1_epi32(correction), zero);
-        sum = _mm256_srai_epi32(sum, kBits == 8 ? 7 : 3);
+        sum = _mm256_srai_epi32(sum, kBits - 1);
         sum = product<kBits, kVnni>(sum, steps, x + row * kGroup);
         float scale;
         std::memcpy(&scale, x + rows * kGroup + row * 4, 4);
@@ -138,6 +151,8 @@ void whole(const ChatglmWeight& w, int64_t tile, int64_t count, const Part& part
   static const bool has_vnni = __builtin_cpu_supports("avxvnni");
   if (w.kind == kInt8Weight) {
     (has_vnni ? whole_tiles<8, true> : whole_tiles<8, false>)(w, tile, count, part);
+  } else if (w.kind == kInt6Weight) {
+    (has_vnni ? whole_tiles<6, true> : whole_tiles<6, false>)(w, tile, count, part);
   } else {
     (has_vnni ? whole_tiles<4, true> : whole_tiles<4, false>)(w, tile, count, part);
   }

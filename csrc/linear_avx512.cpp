@@ -52,6 +52,17 @@ AVX512_INLINE void unpack(const uint8_t* data, __m512i* steps) {
       steps[j] = _mm512_and_si512(both, low);
       steps[j + 4] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
     }
+    if constexpr (kBits == 6) {
+      const __m512i high = _mm512_set1_epi8(48);
+      UNROLL for (int j = 0; j < 2; ++j) {
+        const __m512i four = _mm512_loadu_si512(data + (4 + j) * kStep);
+        const __m512i upper[] = {_mm512_slli_epi16(four, 4), _mm512_slli_epi16(four, 2), four,
+                                 _mm512_srli_epi16(four, 2)};
+        UNROLL for (int i = 0; i < 4; ++i) {  // step | (upper & high)
+          steps[4 * j + i] = _mm512_ternarylogic_epi32(steps[4 * j + i], upper[i], high, 0xf8);
+        }
+      }
+    }
   }
 }
 
@@ -87,7 +98,7 @@ AVX512 void whole_tile(const ChatglmWeight& w, int64_t tile, const Part& part) {
       UNROLL for (int i = 0; i < M; ++i) {
         __m512i sum = _mm512_set1_epi32(word(x_scale + rows * 4 + i * 4));
         if constexpr (kZeros) {
-          sum = _mm512_srai_epi32(_mm512_mullo_epi32(sum, zero), kBits == 8 ? 7 : 3);
+          sum = _mm512_srai_epi32(_mm512_mullo_epi32(sum, zero), kBits - 1);
         }
         UNROLL for (int j = 0; j < 8; ++j) {
           const __m512i four = _mm512_set1_epi32(word(x + i * kGroup + j * 4));
@@ -119,6 +130,8 @@ AVX512 void whole_tiles(const ChatglmWeight& w, int64_t tile, int64_t count, con
 void whole(const ChatglmWeight& w, int64_t tile, int64_t tiles, const Part& part) {
   if (w.kind == kInt8Weight) {
     (w.zeros ? whole_tiles<8, true> : whole_tiles<8, false>)(w, tile, tiles, part);
+  } else if (w.kind == kInt6Weight) {
+    (w.zeros ? whole_tiles<6, true> : whole_tiles<6, false>)(w, tile, tiles, part);
   } else {
     (w.zeros ? whole_tiles<4, true> : whole_tiles<4, false>)(w, tile, tiles, part);
   }

@@ -21,12 +21,11 @@ constexpr int64_t kStep = 64;    // bytes: 4 of each of 16 rows of W
 inline int64_t up_to(int64_t count, int64_t multiple) {
   return (count + multiple - 1) / multiple * multiple;
 }
-inline bool is_whole(int kind) { return kind >= kInt8Weight; }
-inline int64_t column_bytes(int kind) { return kind == kFloatWeight ? 4 : kind == kBrainWeight ? 2 : 1; }
+inline int64_t column_bytes(int kind) { return is_whole(kind) ? 1 : bits_of(kind) / 8; }  // of an input
 
 // An input lies in panels of 16 rows, the last with what is left. A panel is a sequence of units:
 // of whole numbers 32 columns, of others 64 bytes. A unit holds each row's bytes, and of whole
-// numbers then each row's scale (float) and correction (int32: −8 or −128 times the row's sum).
+// numbers then each row's scale (float) and correction (int32: minus the middle times the row's sum).
 inline int64_t unit_columns(int kind) { return is_whole(kind) ? kGroup : kStep / column_bytes(kind); }
 inline int64_t unit_bytes(int kind) { return is_whole(kind) ? kGroup + 8 : kStep; }
 
@@ -46,14 +45,16 @@ inline int64_t num_units(const ChatglmWeight& w) {
   return up_to(w.columns, kBlock) / unit_columns(w.kind);
 }
 inline int64_t tile_bytes(const ChatglmWeight& w) {
-  const int64_t padded = up_to(w.columns, kBlock) * kLanes;
-  return w.kind == kInt4Weight ? padded / 2 : padded * column_bytes(w.kind);
+  return up_to(w.columns, kBlock) * kLanes * bits_of(w.kind) / 8;
 }
 inline int64_t num_scales(const ChatglmWeight& w) {
   return (up_to(w.columns, kBlock) + w.group - 1) / w.group;
 }
 
 float half_to_float(uint16_t half);
+
+// The middle of what a number of so many bits holds.
+inline int32_t middle_of(int64_t bits) { return 1 << (bits - 1); }
 
 // `count` of 32 columns to a unit of a panel of `rows`, for one row. What is not a number or
 // infinite gives results of that kind.

@@ -33,18 +33,28 @@ NEON inline void unpack(const uint8_t* data, int8x16_t* steps) {
       steps[j] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(data + j * kStep), vdupq_n_u8(128)));
     }
   } else {
-    const int8x16_t middle = vdupq_n_s8(8);
+    const uint8x16_t high = vdupq_n_u8(48);
+    uint8x16_t found[8];
     UNROLL for (int j = 0; j < 4; ++j) {
       const uint8x16_t both = vld1q_u8(data + j * kStep);
-      steps[j] = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15))), middle);
-      steps[j + 4] = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(both, 4)), middle);
+      found[j] = vandq_u8(both, vdupq_n_u8(15));
+      found[j + 4] = vshrq_n_u8(both, 4);
     }
+    UNROLL for (int j = 0; j < 2 && kBits == 6; ++j) {
+      const uint8x16_t four = vld1q_u8(data + (4 + j) * kStep);
+      const uint8x16_t upper[] = {vshlq_n_u8(four, 4), vshlq_n_u8(four, 2), four, vshrq_n_u8(four, 2)};
+      UNROLL for (int i = 0; i < 4; ++i) {
+        found[4 * j + i] = vorrq_u8(found[4 * j + i], vandq_u8(upper[i], high));
+      }
+    }
+    const int8x16_t middle = vdupq_n_s8(int8_t(middle_of(kBits)));
+    UNROLL for (int j = 0; j < 8; ++j) steps[j] = vsubq_s8(vreinterpretq_s8_u8(found[j]), middle);
   }
 }
 
 template <int kBits, int M>
 NEON void quarter_tile(const ChatglmWeight& w, int64_t tile, int64_t quarter, const Part& part) {
-  constexpr int kMiddle = kBits == 8 ? 128 : 8;
+  constexpr int kMiddle = 1 << (kBits - 1);
   const int64_t groups = up_to(w.columns, kBlock) / kGroup, rows = part.rows;
   const int64_t shared = w.group / kGroup;
   const int64_t offset = tile * num_scales(w) * kLanes + quarter * kQuarter;
@@ -197,7 +207,9 @@ void rows_of(const ChatglmWeight& w, int64_t begin, int64_t end, const Part& par
 }
 
 void whole(const ChatglmWeight& w, int64_t tile, int64_t count, const Part& part) {
-  (w.kind == kInt8Weight ? whole_tiles<8> : whole_tiles<4>)(w, tile, count, part);
+  (w.kind == kInt8Weight   ? whole_tiles<8>
+   : w.kind == kInt6Weight ? whole_tiles<6>
+                           : whole_tiles<4>)(w, tile, count, part);
 }
 
 void tiles(const ChatglmWeight& w, int64_t tile, int64_t count, const Part& part) {

@@ -27,6 +27,15 @@ void quantize(const float* x, int64_t count, int32_t correction, uint8_t* unit, 
   quantize_group(x, count, correction, unit, row, rows);
 }
 
+// The number of a column in a row of a tile.
+int whole_at(const uint8_t* tile, int64_t bits, int64_t column, int64_t lane) {
+  const uint8_t* group = tile + column / kGroup * bits * kStep + lane * 4 + column % 4;
+  const int64_t step = column % kGroup / 4;
+  if (bits == 8) return group[step * kStep];
+  const int low = group[step % 4 * kStep] >> step / 4 * 4 & 15;
+  return bits == 4 ? low : low | (group[(4 + step / 4) * kStep] >> step % 4 * 2 & 3) << 4;
+}
+
 // Adds the bias and stores what is there of a tile.
 void store(const ChatglmWeight& w, int64_t tile, const float* total, float* y) {
   const int64_t left = std::min(kLanes, w.rows - tile * kLanes);
@@ -37,8 +46,8 @@ void store(const ChatglmWeight& w, int64_t tile, const float* total, float* y) {
 }
 
 void whole(const ChatglmWeight& w, int64_t tile, int64_t count, const Part& part) {
-  const int64_t groups = up_to(w.columns, kBlock) / kGroup, bits = w.kind == kInt8Weight ? 8 : 4;
-  const int64_t unit = part.rows * unit_bytes(w.kind), zero = bits == 8 ? 128 : 8;
+  const int64_t groups = up_to(w.columns, kBlock) / kGroup, bits = bits_of(w.kind);
+  const int64_t unit = part.rows * unit_bytes(w.kind), middle = middle_of(bits);
   for (int64_t t = tile; t < tile + count; ++t) {
     const uint8_t* data = static_cast<const uint8_t*>(w.data) + t * tile_bytes(w);
     for (int64_t i = 0; i < part.count; ++i) {
@@ -52,12 +61,9 @@ void whole(const ChatglmWeight& w, int64_t tile, int64_t count, const Part& part
         std::memcpy(&correction, x + part.rows * (kGroup + 4) + (part.first + i) * 4, 4);
         const int64_t scale = (t * num_scales(w) + g * kGroup / w.group) * kLanes;
         for (int64_t lane = 0; lane < kLanes; ++lane) {
-          int32_t sum = w.zeros ? correction / zero * w.zeros[scale + lane] : correction;
+          int32_t sum = w.zeros ? correction / middle * w.zeros[scale + lane] : correction;
           for (int64_t j = 0; j < kGroup; ++j) {
-            const int64_t step = j / 4, at = lane * 4 + j % 4;
-            const int value = bits == 8 ? data[(g * 8 + step) * kStep + at]
-                                        : data[(g * 4 + step % 4) * kStep + at] >> step / 4 * 4 & 15;
-            sum += value * values[j];
+            sum += whole_at(data, bits, g * kGroup + j, lane) * values[j];
           }
           total[lane] += half_to_float(w.scales[scale + lane]) * x_scale * float(sum);
         }
@@ -133,12 +139,9 @@ void read_row(const ChatglmWeight& w, int64_t r, float* out) {
                                                   : r * w.columns + c);
       continue;
     }
-    const int64_t step = c / 4, at = lane * 4 + c % 4, high = step % 8 / 4;
-    const int value = w.kind == kInt8Weight
-                          ? data[step * kStep + at]
-                          : data[(step / 8 * 4 + step % 4) * kStep + at] >> high * 4 & 15;
+    const int value = whole_at(data, bits_of(w.kind), c, lane);
     const int64_t scale = (tile * num_scales(w) + c / w.group) * kLanes + lane;
-    const int zero = w.zeros ? w.zeros[scale] : w.kind == kInt8Weight ? 128 : 8;
+    const int zero = w.zeros ? w.zeros[scale] : middle_of(bits_of(w.kind));
     out[c] = half_to_float(w.scales[scale]) * float(value - zero);
   }
 }

@@ -94,13 +94,13 @@ INLINE Grid grid_of(const float* values, int64_t count, int bits, bool is_symmet
     least = std::min(least, float(low[i]));
     most = std::max(most, float(high[i]));
   }
-  const float top = bits == 8 ? 255.0f : 15.0f;
-  Grid grid = {0, 0, bits == 8 ? 128.0f : 8.0f};
+  const float middle = float(linear::middle_of(bits)), top = 2 * middle - 1;
+  Grid grid = {0, 0, middle};
   if (is_symmetric && bits == 4) {
     const float extreme = -least > most ? least : most;
     grid.scale = search(values, count, extreme);
   } else {
-    grid.scale = is_symmetric ? std::max(-least, most) / 127.0f : (most - least) / top;
+    grid.scale = is_symmetric ? std::max(-least, most) / (middle - 1) : (most - least) / top;
   }
   const float kept = linear::half_to_float(to_half(grid.scale));
   grid.inverse = kept == 0 ? 0.0f : 1.0f / kept;
@@ -115,6 +115,14 @@ struct Scratch {
   std::vector<float> values;
   std::vector<uint8_t> whole;
 };
+
+// Puts four numbers of few bits each into four bytes, beside what is there unless they are first.
+INLINE void join(uint8_t* to, uint32_t four, int64_t shift, bool is_first) {
+  uint32_t there = 0;
+  if (!is_first) std::memcpy(&there, to, 4);
+  there |= four << shift;
+  std::memcpy(to, &there, 4);
+}
 
 INLINE void one_tile(const ChatglmQuantize& c, int64_t tile, Scratch& scratch) {
   const int64_t padded = linear::up_to(c.columns, linear::kBlock);
@@ -141,7 +149,7 @@ INLINE void one_tile(const ChatglmQuantize& c, int64_t tile, Scratch& scratch) {
       const int64_t at = (tile * groups + group) * kLanes + lane;
       c.scales[at] = to_half(grid.scale);
       if (c.zeros) c.zeros[at] = uint8_t(grid.zero);
-      const float top = c.bits == 8 ? 255.0f : 15.0f;
+      const float top = float(2 * linear::middle_of(c.bits) - 1);
       for (int64_t j = 0; j < width; j += 16) {
         const Floats q = rounded(load<kFloat>(values, j) * grid.inverse) + grid.zero;
         const Ints all = __builtin_convertvector(bounded(q, 0.0f, top), Ints);
@@ -153,16 +161,19 @@ INLINE void one_tile(const ChatglmQuantize& c, int64_t tile, Scratch& scratch) {
   }
   uint8_t* out = c.data + tile * kLanes * padded * c.bits / 8;
   for (int64_t step = 0; step < padded / 4; ++step) {
-    const int64_t half = step % 8 / 4, byte = c.bits == 8 ? step : step / 8 * 4 + step % 4;
+    uint8_t* group = out + step / 8 * c.bits * kStep;
+    const int64_t at = step % 8;
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      uint32_t four, both;
-      uint8_t* to = out + byte * kStep + lane * 4;
+      uint32_t four;
       std::memcpy(&four, whole + lane * padded + step * 4, 4);
-      if (c.bits == 4 && half == 1) {
-        std::memcpy(&both, to, 4);
-        four = both | four << 4;
+      if (c.bits == 8) {
+        join(group + at * kStep + lane * 4, four, 0, true);
+        continue;
       }
-      std::memcpy(to, &four, 4);
+      join(group + at % 4 * kStep + lane * 4, four & 0x0f0f0f0f, at / 4 * 4, at < 4);
+      if (c.bits == 4) continue;
+      const uint32_t upper = four >> 4 & 0x03030303;
+      join(group + (4 + at / 4) * kStep + lane * 4, upper, at % 4 * 2, at % 4 == 0);
     }
   }
 }
@@ -191,7 +202,7 @@ __attribute__((visibility("default"))) int chatglm_quantize(const ChatglmQuantiz
                                                             int num_threads) {
   const ChatglmQuantize& c = *call;
   if (c.rows < 0 || c.columns < 1 || c.group < 32 || c.group % 32 || num_threads < 1 ||
-      (c.bits != 4 && c.bits != 8) || (c.kind != kFloat && c.kind != kBrain)) {
+      (c.bits != 4 && c.bits != 6 && c.bits != 8) || (c.kind != kFloat && c.kind != kBrain)) {
     return 1;
   }
   Work work;

@@ -59,7 +59,6 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 constexpr int64_t kPieceBytes = 128 << 10;  // of a weight
-constexpr int64_t kBits[] = {32, 16, 8, 4};  // of a number, by kind
 
 INLINE float sum_of(Floats v) {
   float total = 0;
@@ -266,7 +265,7 @@ struct Forward final : Task {
 
   // So many rows of a weight that a piece takes some microseconds; at least a piece a thread.
   int64_t slice(const ChatglmWeight& w, int threads) const {
-    const int64_t some = kPieceBytes / (w.columns * kBits[w.kind] / 8 + 1);
+    const int64_t some = kPieceBytes / (w.columns * linear::bits_of(w.kind) / 8 + 1);
     const int64_t fair = std::min(some, parts(w.rows, threads));
     return threads == 1 ? rounded(w.rows, 16) : rounded(std::max<int64_t>(fair, 1), 16);
   }
@@ -423,10 +422,8 @@ struct Forward final : Task {
 };
 
 bool is_weight(const ChatglmWeight& w, int64_t rows, int64_t columns) {
-  const bool is_whole = w.kind == kInt8Weight || w.kind == kInt4Weight;
-  return w.rows == rows && w.columns == columns && w.data != nullptr && w.kind >= kFloatWeight &&
-         w.kind <= kInt4Weight &&
-         (!is_whole || (w.is_packed && w.scales != nullptr && w.group > 0 && w.group % 32 == 0));
+  return w.rows == rows && w.columns == columns && w.data != nullptr && linear::is_kind(w.kind) &&
+         (!linear::is_whole(w.kind) || (w.is_packed && w.scales != nullptr && w.group > 0 && w.group % 32 == 0));
 }
 
 bool is_wrong(const ChatglmNetwork& n, const ChatglmForward& f, const ChatglmAttention& a) {

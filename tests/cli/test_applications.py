@@ -165,5 +165,5 @@ def test_choices_and_perplexity_are_measured(
     assert row["perplexity"] > 1
     assert main(["eval", "quantization", *shared, "--json"]) == 0
     table = json.loads(capsys.readouterr().out)["tasks"]["quantization"]
-    assert list(table)[:3] == ["model", "int8", "int4"]
+    assert list(table)[:4] == ["model", "int8", "int6", "int4"]
     assert table["model"]["agreement"] == 100

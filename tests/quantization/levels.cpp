@@ -32,7 +32,7 @@ int check(int kind, bool is_packed, bool has_zeros, int64_t group, int64_t rows,
     __builtin_memcpy(&data[i * 4], &bits, 4);
   }
   for (auto& scale : scales) scale = uint16_t(0x2000 + (next() & 0x3ff));
-  for (auto& zero : zeros) zero = uint8_t(next() & (kind == kInt8Weight ? 255 : 15));
+  for (auto& zero : zeros) zero = uint8_t(next() & ((1 << linear::bits_of(kind)) - 1));
   for (auto& value : bias) value = uniform();
   for (auto& value : x) value = uniform();
   const ChatglmWeight w = {data.data(), scales.data(), has_zeros ? zeros.data() : nullptr,
@@ -68,7 +68,7 @@ int main() {
   for (int64_t rows : {1, 16, 21, 70}) {
     for (int64_t columns : {1, 31, 64, 130, 1100}) {
       for (int64_t m : {1, 2, 3, 4, 5, 17, 33}) {
-        for (int kind = 0; kind < 4; ++kind) {
+        for (int kind = kFloatWeight; kind <= kInt6Weight; ++kind) {
           const bool is_float = kind <= kBrainWeight;
           for (int64_t group : {32, 64, 128, 1152}) {
             if (is_float && group != 32) continue;

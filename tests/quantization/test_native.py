@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     native.best_level() < 0, reason="the native kernels were not built on this machine"
 )
 LEVELS = range(native.best_level() + 1)
-KINDS = ("float32", "bfloat16", "int8", "int4")
+KINDS = ("float32", "bfloat16", "int8", "int6", "int4")
 sides = st.integers(1, 300)
 
 
@@ -32,7 +32,7 @@ def made(
     """A random weight for the kernels, and the same in float32; float kinds in tiles."""
     weight = random(rows, columns)
     if kind.startswith("int"):
-        bits: Bits = 8 if kind == "int8" else 4
+        bits: Bits = {"int8": 8, "int6": 6, "int4": 4}[kind]
         small = quantized(weight, bits, group, symmetric=symmetric, bias=False)
         return small.for_kernels(), small.dequantized(torch.float32)
     weight = weight.to(getattr(torch, kind))
@@ -162,7 +162,7 @@ def weight_of(kind: str, weight: torch.Tensor) -> native.Weight:
     return native.packed_weight(weight.to(getattr(torch, kind)))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 6, 8])
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_largest_sums_fit(bits: Bits, level: int) -> None:
     columns = 1024
@@ -190,7 +190,7 @@ def test_what_is_not_finite_spoils_its_own_row_only(kind: str, level: int, value
     assert y[[0, 2]].isfinite().all()
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 6, 8])
 def test_weights_may_lie_at_any_address(bits: Bits) -> None:
     small = quantized(random(7, 128), bits, bias=False)
     x = random(2, 128, seed=1)

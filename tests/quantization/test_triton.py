@@ -46,7 +46,7 @@ SHAPES = [(1, 1, 1), (2, 33, 40), (17, 65, 129), (65, 40, 1100)]
 @pytest.mark.parametrize(
     ("bits", "group", "zeros"),
     [(4, 32, False), (4, 32, True), (4, 128, False), (4, 64, True), (8, 64, False),
-     (8, 32, True), (8, 128, True)],
+     (8, 32, True), (8, 128, True), (6, 64, False), (6, 32, True)],
 )  # fmt: skip
 def test_products_and_weights_are_the_formula(
     count: int, rows: int, columns: int, bits: int, group: int, zeros: bool, kernel_device: str

@@ -124,8 +124,9 @@ def candidates(part: Tensor, bits: Bits, *, symmetric: bool) -> list[tuple[Tenso
             found.append((scale, middle))
         return found
     most = torch.maximum(-low, high)
-    if bits == 8:
-        return [(most / 127, 128.0)]
+    if bits > 4:
+        half = 2.0 ** (bits - 1)
+        return [(most / (half - 1), half)]
     signs = torch.where(-low > high, 1.0, -1.0)
     return [(most * shrink / 8 * sign, 8.0) for shrink in _SHRINKS for sign in (signs, -signs)]
 

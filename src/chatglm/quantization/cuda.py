@@ -85,7 +85,7 @@ def to_rows(values: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group
     """The layout of the kernels.
 
     values: whole numbers from 0 (rows, columns) uint8. scale, zero: (rows, groups); zero None: half
-    of what the bits hold.
+    of what the bits hold. 6 bits take a byte each.
     """
     rows, columns = values.shape
     padded = -(-columns // 128) * 128
@@ -107,7 +107,7 @@ def to_rows(values: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group
         zero = by_group((zero.to(torch.int16) - shift).to(torch.float16))
     return kernels().Rows(
         weight=weight, scale=by_group(scale.half()), zero=zero,
-        columns=columns, bits=bits, group=group,
+        columns=columns, bits=4 if bits == 4 else 8, group=group,
     )  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""Linears of few bits: int8 with a float16 scale for 64 columns of a row, int4 for 32; other
-groups, and zero points, where they are asked for. They lie in the tiles of
+"""Linears of few bits: int8 and int6 with a float16 scale for 64 columns of a row, int4 for 32;
+other groups, and zero points, where they are asked for. They lie in the tiles of
 `chatglm.quantization.tiles`.
 """
 
@@ -25,7 +25,7 @@ from chatglm.quantization.tiles import (
     up_to,
 )
 
-GROUP: dict[Bits, int] = {8: 64, 4: 32}
+GROUP: dict[Bits, int] = {8: 64, 6: 64, 4: 32}
 # Weights that exist in float32 at once while quantizing or computing: 4 MiB, which also
 # stay in the cache between one operator and the next.
 _CHUNK_ELEMENTS = 1 << 20
@@ -59,7 +59,7 @@ class Packed(NamedTuple):
 
 
 class QuantizedLinear(nn.Module):
-    """A linear over quantized rows; `bits` is 8 or 4, `group` the columns that share a scale."""
+    """A linear over quantized rows; `bits` is 8, 6 or 4, `group` the columns that share a scale."""
 
     def __init__(
         self, packed: Packed, rows: int, columns: int, bits: Bits, group: int, *, bias: bool
@@ -136,19 +136,16 @@ def to_integers(
     size = GROUP[bits] if group is None else group
     padded = up_to(up_to(columns, BLOCK), size)
     grouped = F.pad(weight.float(), (0, padded - columns)).unflatten(-1, (-1, size))
-    top = 2**bits - 1
+    top, half = 2**bits - 1, 2 ** (bits - 1)
     zero = None
     if not symmetric:
         low, high = grouped.amin(-1).clamp_max(0), grouped.amax(-1).clamp_min(0)
         scale = as_half((high - low) / top)
         zero = (-low * inverse(scale)).round_().clamp_(0, top)
         middle = zero[..., None]
-    elif bits == 8:
-        scale = as_half(grouped.abs().amax(-1) / 127)
-        middle = torch.tensor(128.0, device=weight.device)
     else:
-        scale = as_half(search(grouped))
-        middle = torch.tensor(8.0, device=weight.device)
+        scale = as_half(search(grouped) if bits == 4 else grouped.abs().amax(-1) / (half - 1))
+        middle = torch.tensor(float(half), device=weight.device)
     values = (grouped * inverse(scale)[..., None]).round_().add_(middle).clamp_(0, top)
     whole = values.to(torch.uint8).flatten(1)[:, :columns]
     return Integers(whole, scale, None if zero is None else zero.to(torch.uint8))
@@ -223,7 +220,7 @@ def dequantize(
 ) -> Tensor:
     """The weight (rows, columns) in `dtype` that tiles stand for."""
     values = unpack(packed.weight, bits)
-    middle: Tensor | int = 128 if bits == 8 else 8
+    middle: Tensor | int = 2 ** (bits - 1)
     if packed.zero is not None:
         middle = spread(unpack_groups(packed.zero), group, values.shape[1]).short()
     whole = (values.short() - middle).to(dtype)

@@ -22,7 +22,7 @@ from chatglm.quantization.tiles import BLOCK, TILE, interleave, up_to
 
 LEVELS = ("portable", "avx2", "avx512")
 FLOAT_KINDS = {torch.float32: 0, torch.bfloat16: 1}
-WHOLE_KINDS = {8: 2, 4: 3}
+WHOLE_KINDS = {8: 2, 4: 3, 6: 4}
 
 
 class Kernels(ctypes.CDLL):
@@ -134,7 +134,7 @@ def whole_weight(
     tiles, padded = up_to(rows, TILE) // TILE, up_to(columns, BLOCK)
     groups = (tiles, -(-padded // max(group, 1)), TILE)
     if (
-        bits not in (4, 8)
+        bits not in WHOLE_KINDS
         or group < 32
         or group % 32
         or weight.dtype != torch.uint8

@@ -14,7 +14,7 @@ class Scheme:
     is_float: 8-bit floats (e4m3) in the place of whole numbers; a row is one group.
     """
 
-    bits: Literal[8, 4]
+    bits: Literal[8, 6, 4]
     group: int
     symmetric: bool = True
     is_float: bool = False
@@ -32,7 +32,7 @@ class Kind:
     words: Scheme | None = None
 
 
-OUTER: dict[int, Scheme] = {8: Scheme(bits=8, group=64)}
+OUTER: dict[int, Scheme] = {8: Scheme(bits=8, group=64), 6: Scheme(bits=6, group=64)}
 """Head and words by their bits, which are more than those of layers: a head's errors go straight
 into the scores.
 """
@@ -47,6 +47,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind(name="int8", layers=_INT8, head=OUTER[8]),
+        Kind(name="int6", layers=Scheme(bits=6, group=64), head=OUTER[8]),
         _int4("int4", 32),
         _int4("int4-g64", 64),
         _int4("int4-g128", 128),

@@ -2,8 +2,10 @@
 
 A tile is a sequence of steps of 64 bytes: 4 bytes of each of its 16 rows, which are 1 column of
 float32, 2 of bfloat16 or 4 of 8 bits. Two steps of 4 bits share 64 bytes: of the 8 steps of 32
-columns the first 4 are low nibbles and the last 4 high ones. Rows are filled up with zeros to a
-multiple of 16, columns to one of 64. Numbers of groups of columns lie as (tiles, groups, 16).
+columns the first 4 are low nibbles and the last 4 high ones. Of 6 bits the lower 4 come so, then
+the upper 2 in 128 bytes: of the first 4 steps, then of the last 4, the first in the lowest bits.
+Rows are filled up with zeros to a multiple of 16, columns to one of 64. Numbers of groups of
+columns lie as (tiles, groups, 16).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch.nn import functional as F
 
 from chatglm.quantization import pages
 
-Bits = Literal[8, 4]
+Bits = Literal[8, 6, 4]
 
 TILE = 16
 BLOCK = 64
@@ -47,15 +49,24 @@ def pack(integers: Tensor, bits: Bits) -> Tensor:
     tiles = interleave(integers)
     if bits == 8:
         return tiles
-    halves = tiles.unflatten(1, (-1, 2, 4 * 64))
-    return (halves[:, :, 0] | halves[:, :, 1] << 4).flatten(1)
+    steps = tiles.unflatten(1, (-1, 8, 64))
+    lower = steps & 15
+    parts = [lower[:, :, :4] | lower[:, :, 4:] << 4]
+    if bits == 6:
+        a, b, c, d = (steps >> 4).unflatten(2, (2, 4)).unbind(3)
+        parts.append(a | b << 2 | c << 4 | d << 6)
+    return torch.cat(parts, 2).flatten(1)
 
 
 def unpack(tiles: Tensor, bits: Bits) -> Tensor:
     """The whole numbers (rows, columns) that tiles were made of, and what fills them up."""
-    if bits == 4:
-        packed = tiles.unflatten(1, (-1, 4 * 64))
-        tiles = torch.stack((packed & 15, packed >> 4), 2).flatten(1)
+    if bits < 8:
+        packed = tiles.unflatten(1, (-1, bits, 64))
+        steps = torch.cat((packed[:, :, :4] & 15, packed[:, :, :4] >> 4), 2)
+        if bits == 6:
+            upper = torch.stack([packed[:, :, 4:] >> 2 * i & 3 for i in range(4)], 3)
+            steps |= upper.flatten(2, 3) << 4
+        tiles = steps.flatten(1)
     return separate(tiles, torch.uint8)
 
 
