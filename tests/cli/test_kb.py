@@ -89,7 +89,8 @@ def test_a_base_is_filled_listed_searched_exported_and_removed(
         (("kb", "search", "shop", "x", "-k", "0"), 2, "-k must be at least 1"),
         (("support", "怎么退货"), 2, "name the base"),
         (("support", "--kb", "nowhere", "x"), 1, "there is no knowledge base nowhere"),
-        (("support", "--kb", "shop", "x", "--threshold", "3"), 2, "must lie in 0 to 1"),
+        (("support", "--kb", "shop", "x", "--threshold", "3"), 2, "--threshold must lie in 0 to 1"),
+        (("support", "--kb", "shop", "rules", "--threshold", "x"), 2, "must be a number or auto"),
         (("support", "--kb", "shop", "x", "--webhook", "file:///x"), 1, "a webhook is"),
         (("support", "inbox", "--kb", "shop", "--show", "99"), 1, "there is no hand-over 99"),
     ],
@@ -200,7 +201,9 @@ def test_a_threshold_holds_for_its_question_and_is_kept_by_rules_only(run: Run, 
     assert kept == {**rules, "threshold": 1}
     assert action() == "handover"
     assert action("--threshold", str(rules["threshold"])) == "answer"
-    run(*where, "rules", "--threshold", str(rules["threshold"]))
+    assert action("--threshold", "auto") == "answer"
+    assert json.loads(run(*where, "rules", "--threshold", "auto").stdout) == rules
+    assert action() == "answer"
 
 
 def test_the_demo_answers_from_a_shop_and_a_bank(run: Run) -> None:

@@ -81,7 +81,14 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
             "转人工通知地址（用 $CHATGLM_WEBHOOK_SECRET 签名）",
         ),
     )
-    group.add_argument("--threshold", type=float, help=say("certainty to answer", "作答所需确定度"))
+    group.add_argument(
+        "--threshold",
+        metavar="0…1|auto",
+        help=say(
+            "certainty to answer; auto: the one found from the base's questions",
+            "作答所需确定度；auto 为按知识库自身问题求得的值",
+        ),
+    )
     group.add_argument("--source", action="append", default=[], help=say("only these", "限定文档"))
     group.add_argument("--tag", action="append", default=[], help=say("only these", "限定分类"))
 
@@ -127,7 +134,7 @@ def make_service(arguments: argparse.Namespace, kb: str) -> CustomerService:
     from chatglm.apps.support import CustomerService
     from chatglm.apps.support.webhook import Webhook
     from chatglm.cli.kb import opened
-    from chatglm.cli.support_rules import given_rules, given_threshold
+    from chatglm.cli.support_rules import AUTO, given_rules, given_threshold
 
     threshold = given_threshold(arguments)
     base = opened(kb)
@@ -139,7 +146,7 @@ def make_service(arguments: argparse.Namespace, kb: str) -> CustomerService:
         rules=given_rules(arguments),
         only=Filter(sources=tuple(arguments.source), tags=tuple(arguments.tag)),
         webhook=Webhook.of(arguments.webhook) if arguments.webhook else None,
-        threshold=threshold,
+        threshold=base.calibrated_threshold if threshold == AUTO else threshold,
     )
 
 

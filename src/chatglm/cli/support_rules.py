@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from chatglm.cli.kb import opened
 from chatglm.cli.options import CommandError
@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from chatglm.apps.knowledge import KnowledgeBase
     from chatglm.apps.support import Rules
 
+AUTO: Literal["auto"] = "auto"
+"""A threshold's word for the one that was found from the base's own questions."""
+
 
 def run_rules(arguments: argparse.Namespace) -> int:
     """Keep what the flags give with the base, and print what is kept."""
     from chatglm.apps.support.webhook import Webhook
 
+    threshold = given_threshold(arguments)
     with opened(arguments.kb) as base:
         kept = dict(lists_of(base))
         for name, path in given(arguments):
@@ -27,8 +31,8 @@ def run_rules(arguments: argparse.Namespace) -> int:
             base.store.set("rules", kept)
         if arguments.webhook is not None:
             base.store.set("webhook", arguments.webhook and Webhook(url=arguments.webhook).url)
-        if (threshold := given_threshold(arguments)) is not None:
-            base.store.set("threshold", threshold)
+        if threshold is not None:
+            base.answer_from(None if threshold == AUTO else threshold)
         shown = {**lists_of(base), "webhook": base.store.setting("webhook") or ""}
         print(json.dumps({**shown, "threshold": base.threshold}, ensure_ascii=False))
     return 0
@@ -61,9 +65,18 @@ def given_rules(arguments: argparse.Namespace) -> Rules | None:
     return Rules.of(lists) if lists else None
 
 
-def given_threshold(arguments: argparse.Namespace) -> float | None:
+def given_threshold(arguments: argparse.Namespace) -> float | Literal["auto"] | None:
     """The certainty of the flags from which on to answer; None where they give none."""
-    threshold: float | None = arguments.threshold
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise CommandError(f"--threshold must lie in 0 to 1, got {threshold}")
-    return threshold
+    from chatglm.apps.knowledge.certainty import checked_threshold
+
+    text: str | None = arguments.threshold
+    if text is None or text == AUTO:
+        return text
+    try:
+        threshold = float(text)
+    except ValueError as error:
+        raise CommandError(f"--threshold must be a number or auto, got {text!r}") from error
+    try:
+        return checked_threshold(threshold)
+    except ValueError as error:
+        raise CommandError(f"--{error}") from error

@@ -202,6 +202,16 @@ def test_the_threshold_is_found_from_the_base_s_own_questions(shop: KnowledgeBas
     assert found["answered_right"] > 4 * found["answered_wrong"]
 
 
+def test_the_operator_s_threshold_holds_until_it_is_taken_back(shop: KnowledgeBase) -> None:
+    found = shop.threshold
+    shop.answer_from(0.9)
+    with pytest.raises(ValueError, match=r"threshold must lie in 0 to 1, got -0\.1"):
+        shop.answer_from(-0.1)
+    assert (shop.threshold, shop.calibrated_threshold) == (0.9, found)
+    shop.answer_from(None)
+    assert shop.threshold == found
+
+
 def test_foreign_questions_are_less_certain_than_own_ones(shop: KnowledgeBase) -> None:
     def certain(question: str) -> float:
         return shop.certainty(question, shop.search(question))

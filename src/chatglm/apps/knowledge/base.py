@@ -12,7 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from chatglm.apps.knowledge.certainty import DEFAULT_THRESHOLD, Calibration, calibrate, certainty
+from chatglm.apps.knowledge.certainty import (
+    DEFAULT_THRESHOLD,
+    Calibration,
+    calibrate,
+    certainty,
+    checked_threshold,
+)
 from chatglm.apps.knowledge.extract import MAX_BYTES, passages_of
 from chatglm.apps.knowledge.folder import Found, digest, found_in, upload_name
 from chatglm.apps.knowledge.home import location_of
@@ -241,11 +247,18 @@ class KnowledgeBase:
     def threshold(self) -> float:
         """The certainty from which on to answer: the operator's, else the calibrated one."""
         chosen = self.store.setting("threshold")
-        if isinstance(chosen, int | float):
-            return float(chosen)
+        return float(chosen) if isinstance(chosen, int | float) else self.calibrated_threshold
+
+    @property
+    def calibrated_threshold(self) -> float:
+        """The one found from the base's own questions, whatever the operator says."""
         found = self.store.setting("calibration")
         known = found.get("threshold") if isinstance(found, dict) else None
         return float(known) if isinstance(known, int | float) else DEFAULT_THRESHOLD
+
+    def answer_from(self, threshold: float | None) -> None:
+        """Keep the operator's threshold; None: let the calibrated one hold again."""
+        self.store.set("threshold", None if threshold is None else checked_threshold(threshold))
 
     def calibrate(self) -> Calibration:
         """Find the threshold anew from the base's own questions and off-topic ones."""

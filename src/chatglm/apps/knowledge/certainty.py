@@ -83,6 +83,13 @@ def near(searcher: Searcher, question: str, chunk: Chunk) -> float:
     return max(float(row @ vector), 0.0)
 
 
+def checked_threshold(threshold: float) -> float:
+    """A certainty from which on one may answer; a ValueError for what is none."""
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must lie in 0 to 1, got {threshold}")
+    return threshold
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Where to begin to answer, and what that does to questions of which the truth is known.

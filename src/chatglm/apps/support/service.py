@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from chatglm.apps.knowledge.base import KnowledgeBase
+from chatglm.apps.knowledge.certainty import checked_threshold
 from chatglm.apps.knowledge.extract import plain_text
 from chatglm.apps.knowledge.records import EVERYTHING, Filter, Hit
 from chatglm.apps.knowledge.words import bigrams
@@ -76,15 +77,13 @@ class CustomerService:
     ) -> None:
         if wording not in WORDINGS:
             raise ValueError(f"wording must be one of {', '.join(WORDINGS)}, got {wording!r}")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must lie in 0 to 1, got {threshold}")
         self.base = KnowledgeBase(base) if isinstance(base, str) else base
         self.desk = desk or Desk.of(self.base.name)
         self.given, self.wording = model, wording
         self.own_rules, self.kept_rules = rules, (cast(object, None), Rules())
         self.only = only
         self.on_handover, self.own_webhook = on_handover, webhook
-        self.own_threshold = threshold
+        self.own_threshold = None if threshold is None else checked_threshold(threshold)
         self.messengers: ThreadPoolExecutor | None = None
 
     @property
