@@ -25,7 +25,7 @@ import torch
 from benchmarks.shapes import FORMATS
 from chatglm.generation import native
 from chatglm.generation.blocks import BLOCK_SIZE
-from chatglm.generation.cache import KeyValueStore, Span, batch_of
+from chatglm.generation.cache import KeyValueStore, Span, batch_of, token_bytes
 from chatglm.presets import PRESETS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -60,6 +60,7 @@ def measure(name: str, num_tokens: int) -> str:
     del part
     gc.collect()
     used = resident() - before
+    size = token_bytes(config, store.dtype, for_native=store.for_native)
     span = Span(table=range(num_blocks), start=num_tokens - 1, visible=[num_tokens])
     q = torch.randn(1, config.num_heads, 1, config.head_dim).bfloat16()
     k = torch.randn(1, config.num_kv_heads, 1, config.head_dim).bfloat16()
@@ -70,7 +71,7 @@ def measure(name: str, num_tokens: int) -> str:
         for layer in range(config.num_layers):
             batch.attend(layer, q, k, k, None)
         times.append(time.process_time() - start)
-    return f"{store.token_bytes:,} | {used / 2**20:,.0f} MiB | {1000 * min(times):.0f} ms"
+    return f"{size:,} | {used / 2**20:,.0f} MiB | {1000 * min(times):.0f} ms"
 
 
 def conversation(num_tokens: int, format: str) -> str:

@@ -16,11 +16,23 @@ from chatglm.model.attention import Attendable, attend
 from chatglm.prompt import Prompt, positions
 
 
+def value_width(config: ModelConfig, *, for_native: bool) -> int:
+    """Numbers that the values of a head take; for the native kernel they are padded to 16."""
+    return -(-config.head_dim // 16) * 16 if for_native else config.head_dim
+
+
+def token_bytes(config: ModelConfig, dtype: torch.dtype, *, for_native: bool) -> int:
+    """Bytes that the keys and values of a token take."""
+    width = config.head_dim + value_width(config, for_native=for_native)
+    scales = 2 * 4 if dtype == torch.int8 else 0
+    return config.num_layers * config.num_kv_heads * (width * dtype.itemsize + scales)
+
+
 class KeyValueStore:
     """Keys and values of all blocks, (L, G, blocks, 16, D) each; int8 with a scale per token.
 
     The memory is asked for at once and, on a processor, taken where it is first written to. For
-    the native kernel a block of keys lies in memory by coordinate, values are padded to 16.
+    the native kernel a block of keys lies in memory by coordinate, and values are padded.
     """
 
     def __init__(
@@ -39,7 +51,7 @@ class KeyValueStore:
         if for_native:
             self.stored_keys = torch.empty(*shape, width, BLOCK_SIZE, dtype=dtype, device=device)
             self.keys = self.stored_keys.transpose(3, 4)
-            padded = -(-width // BLOCK_SIZE) * BLOCK_SIZE
+            padded = value_width(config, for_native=True)
             self.stored_values = torch.empty(*shape, BLOCK_SIZE, padded, dtype=dtype, device=device)
             self.values = self.stored_values[..., :width]
         else:
@@ -48,12 +60,6 @@ class KeyValueStore:
         self.scales: Tensor | None = None
         if dtype == torch.int8:  # (2, L, G, blocks, 16), of keys and of values
             self.scales = torch.empty(2, *shape, BLOCK_SIZE, device=device)
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes that a token takes."""
-        parts = [self.keys, self.values, *([] if self.scales is None else [self.scales])]
-        return sum(p.numel() * p.element_size() for p in parts) // (self.num_blocks * BLOCK_SIZE)
 
     def put(
         self, layers: int | slice, blocks: Tensor, offsets: Tensor, keys: Tensor, values: Tensor

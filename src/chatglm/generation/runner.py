@@ -15,6 +15,7 @@ from chatglm.generation.cache import (
     KeyValueStore,
     Span,
     batch_of,
+    token_bytes,
     visible_slots,
     write_learned,
 )
@@ -87,9 +88,7 @@ class Runner:
     @property
     def token_bytes(self) -> int:
         """Bytes of a token's keys and values."""
-        c = self.config
-        scales = 4 if self.kv_dtype == torch.int8 else 0
-        return 2 * c.num_layers * c.num_kv_heads * (c.head_dim * self.kv_dtype.itemsize + scales)
+        return token_bytes(self.config, self.kv_dtype, for_native=self.is_native)
 
     def refresh(self) -> bool:
         """Whether weights have changed since the last call; then they are packed again."""
