@@ -4,6 +4,8 @@ taken up exactly.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Literal
@@ -90,6 +92,27 @@ def test_a_run_does_not_go_on_by_another_optimizer(tmp_path: Path) -> None:
     trainer.save()
     with pytest.raises(ValueError, match="was trained by adamw8bit and this run would go on by"):
         start(tmp_path, "adamw").resume()
+
+
+def test_nothing_is_fetched_from_a_hub(tmp_path: Path) -> None:
+    from bitsandbytes.functional import has_avx512bf16
+
+    if not has_avx512bf16():
+        pytest.skip("bitsandbytes fetches on processors with bfloat16 only")
+    (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    raise SystemExit(9)\n")
+    ours = """if True:
+        import torch
+        from chatglm.training.eightbit import make_adamw8bit
+        make_adamw8bit([{"params": [torch.ones(64, 64, requires_grad=True)]}], (0.9, 0.95))
+        import kernels
+        assert kernels.get_kernel
+    """
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    for code, expected in (("import bitsandbytes", 9), (ours, 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, check=False
+        )
+        assert done.returncode == expected
 
 
 def test_a_missing_library_is_answered_by_the_line_that_installs_it(

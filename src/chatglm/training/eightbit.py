@@ -7,7 +7,9 @@ them out, and `restore` puts them back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +25,30 @@ def make_adamw8bit(
     groups: Sequence[dict[str, object]], betas: tuple[float, float]
 ) -> torch.optim.Optimizer:
     """The optimizer; tensors of fewer than 4,096 numbers keep moments of 32 bits."""
-    # It warns that a product of 4-bit weights is not there, which nobody asked for.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
-        from bitsandbytes.optim import AdamW8bit
+        with without_hub_kernels():
+            from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise missing_extra("bitsandbytes", "8bit") from error
     optimizer: torch.optim.Optimizer = AdamW8bit(groups, betas=betas, eps=EPSILON)
     return optimizer
+
+
+@contextmanager
+def without_hub_kernels() -> Iterator[None]:
+    """Let bitsandbytes be imported without a network: it would fetch a product of 4-bit weights,
+    which nobody asked for, through the package `kernels` where that is installed.
+    """
+    # It warns that the product is not there.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    own = sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # importing it is an ImportError
+    try:
+        yield
+    finally:
+        del sys.modules["kernels"]
+        if own is not None:
+            sys.modules["kernels"] = own
 
 
 def restore(optimizer: torch.optim.Optimizer) -> None:
