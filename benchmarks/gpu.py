@@ -83,7 +83,9 @@ def bytes_a_token(model: Transformer, length: int) -> int:
     """What one token of batch 1 reads: all weights but the words', and keys and values."""
     c = model.config
     weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    read = sum(t.nbytes for name, t in weights.items() if c.tied or name != "embedding.weight")
+    read = sum(
+        t.nbytes for name, t in weights.items() if c.tied or not name.startswith("embedding.")
+    )
     return read + 2 * 2 * c.num_layers * c.num_kv_heads * c.head_dim * length
 
 

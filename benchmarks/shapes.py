@@ -103,10 +103,11 @@ def read_bytes(model: Transformer) -> int:
     """Bytes of weights that a token of a reply reads: all but the table of words, of which it is a
     row.
     """
-    tensors = {t.data_ptr(): t for t in model.state_dict().values()}
-    if not model.config.tied:
-        del tensors[model.embedding.weight.data_ptr()]
-    return sum(t.nbytes for t in tensors.values())
+    return sum(
+        t.nbytes
+        for name, t in model.state_dict().items()
+        if model.config.tied or not name.startswith("embedding.")
+    )
 
 
 def write_gguf(config: ModelConfig, format: str, path: Path) -> None:

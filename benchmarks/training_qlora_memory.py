@@ -22,6 +22,7 @@ from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.parallel.recompute import recompute
 from chatglm.presets import PRESETS
+from chatglm.quantization.embedding import QuantizedEmbedding
 from chatglm.quantization.kinds import schemes_of
 from chatglm.quantization.linear import Packed, QuantizedLinear
 from chatglm.quantization.scheme import KINDS, Scheme
@@ -32,16 +33,18 @@ from chatglm.training.objectives import chunked
 from chatglm.training.trainer import Trainer
 
 
-def random_linear(linear: nn.Linear, scheme: Scheme) -> QuantizedLinear:
-    """A linear of random packed rows."""
-    rows, columns = linear.weight.shape
+def random_part(module: nn.Module, scheme: Scheme) -> QuantizedLinear:
+    """A linear or table of random packed rows."""
+    rows, columns = module.get_parameter("weight").shape
     bits, group = scheme.bits, scheme.group
     padded, tiles = up_to(columns, BLOCK), up_to(rows, TILE) // TILE
     weight = torch.randint(0, 256, (tiles, padded * TILE * bits // 8), dtype=torch.uint8)
     groups = (tiles, padded // group, TILE)
     scale = torch.full(groups, 2e-4 if bits == 8 else 3e-3, dtype=torch.float16)
     packed = Packed(weight, scale)
-    bias = linear.bias is not None
+    if isinstance(module, nn.Embedding):
+        return QuantizedEmbedding(packed, rows, columns, bits, group, dtype=torch.bfloat16)
+    bias = module.bias is not None
     return QuantizedLinear(packed, rows, columns, bits, group, bias=bias)
 
 
@@ -49,15 +52,10 @@ def random_model(config: ModelConfig, kind: str) -> Transformer:
     """The network with quantized linears and everything else in bfloat16."""
     model = build(config)
     for name, scheme in schemes_of(model, KINDS[kind]).items():
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        replace_module(model, name, random_linear(linear, scheme))
+        replace_module(model, name, random_part(model.get_submodule(name), scheme))
     for name, parameter in list(model.named_parameters()):
         fill = torch.ones if "norm" in name else torch.zeros
-        tensor = fill(parameter.shape, dtype=torch.bfloat16)
-        if name == "embedding.weight":
-            tensor.normal_(0, 0.02)
-        place(model, name, tensor)
+        place(model, name, fill(parameter.shape, dtype=torch.bfloat16))
     return model.requires_grad_(False)
 
 
@@ -100,7 +98,7 @@ def main() -> None:
     config = replace(PRESETS["chatglm3-6b"], num_layers=args.layers)
     model = random_model(config, args.kind)
     for name, module in list(model.named_modules()):
-        if isinstance(module, QuantizedLinear) and name != "head":
+        if isinstance(module, QuantizedLinear) and name.startswith("layers."):
             a = torch.randn(args.rank, module.columns) / module.columns**0.5
             update = Update(start=0, a=a, b=torch.zeros(module.rows, args.rank), scale=2.0)
             replace_module(model, name, LoraLinear(module, [update]))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from chatglm.adapters.lora import LoraLinear
+from chatglm.adapters.lora import LoraEmbedding, LoraLinear
 from chatglm.checkpoint import load, merge_adapter, save
 from chatglm.checkpoint.names import entry_of
 from chatglm.checkpoint.transforms import to_ours, to_theirs
 from chatglm.errors import CheckpointError
+from chatglm.quantization.embedding import QuantizedEmbedding
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -70,6 +72,14 @@ def test_an_adapter_on_the_word_embeddings_stays_beside_a_tied_head(
     torch.testing.assert_close(scores(loaded), expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="tied"):
         merge_adapter(loaded)
+    small = load(folder, quantize="int8")  # the table that the adapter brings is quantized too
+    assert isinstance(small.model.embedding, LoraEmbedding)
+    assert isinstance(small.model.embedding.base, QuantizedEmbedding)
+    likeness = torch.nn.functional.cosine_similarity(scores(small), expected, dim=-1)
+    assert likeness.min() > 0.99
+    small.config = replace(small.config, tied=False)
+    with pytest.raises(ValueError, match="embedding is quantized and an adapter cannot be merged"):
+        merge_adapter(small)
 
 
 def test_an_adapter_directory_gives_pefts_scores(wrapped) -> None:

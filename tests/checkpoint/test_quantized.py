@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from chatglm.checkpoint import export_gguf, load, save
+from chatglm.checkpoint.names import entry_of
 from chatglm.cli import main
+from chatglm.model.transformer import WordEmbedding
 from chatglm.quantization.linear import QuantizedLinear
 from chatglm.quantization.scheme import INTEGER_KINDS
 
@@ -72,7 +74,51 @@ def test_every_format_keeps_its_names_and_shards(name: str, shared: Path, tmp_pa
 
 def test_config_json_says_how_it_is_quantized(small: Path) -> None:
     block = json.loads((small / "config.json").read_text("utf-8"))["quantization_config"]
-    assert block == {"quant_method": "chatglm", "bits": 4, "group_size": 32, "symmetric": False}
+    assert block == {
+        "quant_method": "chatglm", "bits": 4, "group_size": 32, "symmetric": False,
+        "head_bits": 8, "embedding_bits": 8,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["chatglm3-6b", "glm-large-chinese"])  # the latter is tied
+def test_a_file_from_before_words_were_quantized_is_the_same_as_it_was(
+    name: str, shared: Path, tmp_path: Path
+) -> None:
+    source = shared / "oracles" / name
+    plain = load(source)
+    folder = save(load(source, quantize="int4"), tmp_path / "new")
+    entry = entry_of(plain.format, "embedding.weight")
+    words = plain.name_prefix + entry.theirs[0]
+    (path,) = folder.glob("*.safetensors")
+    tensors = load_file(path)
+    del tensors[f"{words}_scale"]
+    tensors[words] = plain.model.embedding.weight.detach().to(plain.dtypes[words])
+    save_file(tensors, path, metadata={"format": "pt"})
+    table = json.loads((folder / "config.json").read_text("utf-8"))
+    for key in ("head_bits", "embedding_bits"):
+        del table["quantization_config"][key]
+    text = json.dumps(table, ensure_ascii=False, indent=2) + "\n"
+    (folder / "config.json").write_text(text, "utf-8")
+    old = load(folder)
+    assert old.quantize == "int4"
+    assert type(old.model.embedding) is WordEmbedding
+    assert torch.equal(old.model.embedding.weight, plain.model.embedding.weight)
+    if not old.config.tied:
+        assert isinstance(old.model.head, QuantizedLinear)
+        assert old.model.head.bits == 8
+    again = save(old, tmp_path / "again")
+    for file in folder.iterdir():
+        assert (again / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("part", ["head_bits", "embedding_bits"])
+def test_bits_of_head_and_words_that_there_are_not_are_refused(copied: Path, part: str) -> None:
+    path = copied / "config.json"
+    table = json.loads(path.read_text("utf-8"))
+    table["quantization_config"][part] = 5
+    path.write_text(json.dumps(table), "utf-8")
+    with pytest.raises(ValueError, match=f"has {part} 5; known: 8"):
+        load(copied)
 
 
 def test_a_column_of_four_bits_lies_in_the_low_half_before_the_next(small: Path) -> None:

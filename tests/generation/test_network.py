@@ -18,7 +18,9 @@ from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
 from chatglm.prompt import Prompt, positions
 from chatglm.quantization import native
+from chatglm.quantization.kinds import narrowed, schemes_of
 from chatglm.quantization.linear import quantized
+from chatglm.quantization.scheme import KINDS
 
 pytestmark = pytest.mark.skipif(network.functions() is None, reason="the native step was not built")
 CPU = torch.device("cpu")
@@ -134,6 +136,24 @@ def test_words_that_are_the_head_of_a_quantized_model_have_8_bits_there(
     assert step.head.kind == native.WHOLE_KINDS[8]
     assert step.words.kind == plain.head.kind  # what goes in is as exact as before
     assert torch.nn.functional.cosine_similarity(step.logits(hidden), wanted).min() > 0.999
+
+
+@pytest.mark.parametrize("kind", ["rope_tied", "rope"])
+def test_words_of_8_bits_are_read_by_the_step_itself(tiny: Tiny, kind: str) -> None:
+    model = tiny(kind)
+    for name, scheme in schemes_of(model, KINDS["int8"]).items():
+        module = model.get_submodule(name)
+        small = narrowed(module, module.get_parameter("weight").detach(), scheme)
+        small.bias = getattr(module, "bias", None)
+        replace_module(model, name, small)
+    prompt = prompt_for(model, 40)
+    hidden, wanted = read(model, prompt, [0], torch.float32), expected(model, prompt)
+    assert torch.nn.functional.cosine_similarity(hidden, wanted).min() > 0.999
+    step = Network(model)
+    assert step.words.kind == native.WHOLE_KINDS[8]
+    assert step.words.data == model.embedding.weight.data_ptr()
+    if model.config.tied:  # one set of tiles serves both
+        assert step.head.data == step.words.data
 
 
 def test_a_width_that_fills_no_tiles_is_left_to_the_modules() -> None:

@@ -103,6 +103,12 @@ def test_a_linear_on_a_gpu_is_the_quantized_one(
     plain.bias = torch.nn.Parameter(torch.randn(40, device=kernel_device))
     exact = quantized(weight, bits, bias=False).dequantized(torch.float32)
     torch.testing.assert_close(plain.dequantized(torch.float32), exact)
+    table = narrowed(nn.Embedding(40, 70, device="meta"), weight, KINDS[f"int{bits}"].layers)
+    assert isinstance(table, cuda.CudaEmbedding)
+    ids = torch.tensor([[39, 0, 7], [7, 16, 15]], device=kernel_device)
+    torch.testing.assert_close(table(ids), exact[ids])
+    with torch.inference_mode():
+        torch.testing.assert_close(table.scores(exact[:3]), exact[:3] @ exact.T)
     for count in (3, 5):  # multiplied as it is, and unpacked
         x = torch.randn(1, count, 70, device=kernel_device)
         with torch.inference_mode():

@@ -130,8 +130,15 @@ class LoraEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The table (V, C) of the base, for a tied output head."""
-        return float_weight("embedding", self.base)
+        """What the base keeps of the table."""
+        weight = self.base.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Scores (…, V) of a tied output head, which is the base's alone."""
+        y: Tensor = self.base.scores(hidden)  # type: ignore[operator]
+        return y
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Rows (…, C) of ids (…)."""

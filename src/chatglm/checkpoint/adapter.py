@@ -18,6 +18,7 @@ from chatglm.config import ModelConfig
 from chatglm.errors import CheckpointError
 from chatglm.model import Transformer
 from chatglm.model.surgery import replace_module
+from chatglm.quantization.linear import QuantizedLinear, quantize
 
 
 def base_of(
@@ -119,11 +120,17 @@ def rows_of_parts(entry: Entry, rows: int, config: ModelConfig) -> list[int]:
 def override(
     model: Transformer, entry: Entry, saved: dict[str, Tensor], config: ModelConfig
 ) -> None:
-    """Put whole tensors of the adapter over those of the base."""
+    """Put whole tensors of the adapter over those of the base; a weight in few bits is quantized
+    again where all of it is given.
+    """
     names = [name for name in entry.theirs if name in saved]
     if not names:
         return
+    module, _, part = entry.ours.rpartition(".")
+    owner, is_packed = model.get_submodule(module), False
     ours = model.state_dict(keep_vars=True)[entry.ours]
+    if isinstance(owner, QuantizedLinear) and part == "weight" and len(names) == len(entry.theirs):
+        ours, is_packed = torch.empty(owner.rows, owner.columns, device=ours.device), True
     sizes = rows_of_parts(entry, ours.shape[0], config)
     start = 0
     for name, size in zip(entry.theirs, sizes, strict=True):
@@ -132,10 +139,27 @@ def override(
                 entry.transform if len(sizes) == 1 else "same", [saved.pop(name)], config
             )
             target = ours[start : start + size]
-            if tensor.shape != target.shape or not ours.is_floating_point():
+            if not ours.is_floating_point():
+                raise CheckpointError(
+                    f"the adapter replaces {name}, which is in {ours.dtype} here; load its base "
+                    "without quantize"
+                )
+            if tensor.shape != target.shape:
                 raise CheckpointError(
                     f"the adapter's {name} is {tuple(tensor.shape)}, the base needs "
-                    f"{tuple(target.shape)} in floating point; was it trained on another base?"
+                    f"{tuple(target.shape)}; was it trained on another base?"
                 )
             target.copy_(tensor)
         start += size
+    if is_packed:
+        assert isinstance(owner, QuantizedLinear)
+        quantize_again(owner, ours)
+
+
+def quantize_again(linear: QuantizedLinear, weight: Tensor) -> None:
+    """Let a linear or table hold another weight (rows, columns), in the bits that it has."""
+    symmetric = linear.weight_zero is None
+    packed = quantize(weight, linear.bits, linear.group, symmetric=symmetric)
+    for kept, new in zip(linear.packed, packed, strict=True):
+        if kept is not None and new is not None:
+            kept.copy_(new)

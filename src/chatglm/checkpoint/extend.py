@@ -15,6 +15,7 @@ from torch import nn
 from chatglm.checkpoint.gguf.header import is_gguf
 from chatglm.checkpoint.load import Loaded
 from chatglm.checkpoint.write import flush, save
+from chatglm.model.transformer import WordEmbedding
 from chatglm.tokenizer import Tokenizer
 from chatglm.tokenizer.extended import ADDED, ExtendedTokenizer
 
@@ -61,7 +62,7 @@ def check(loaded: Loaded) -> None:
         raise ValueError(f"{loaded.directory} has no tokenizer files; add them to extend it")
     if loaded.adapter or loaded.prefix is not None or loaded.directory != loaded.base:
         raise ValueError(f"{loaded.directory} is not a whole model; merge it, or extend its base")
-    is_plain = type(loaded.model.embedding) is nn.Embedding and loaded.quantize is None
+    is_plain = type(loaded.model.embedding) is WordEmbedding and loaded.quantize is None
     if is_gguf(loaded.base) or not is_plain:
         raise ValueError(f"{loaded.base} is quantized or a GGUF file; extend the published weights")
 

@@ -30,7 +30,7 @@ from chatglm.quantization.kinds import narrowed, schemes_of
 from chatglm.quantization.native import best_level
 from chatglm.quantization.official import OfficialEmbedding, OfficialLinear, in_tiles
 from chatglm.quantization.scheme import Kind, Scheme
-from chatglm.quantization.stored import StoredLinear
+from chatglm.quantization.stored import StoredWeight
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # On a CPU, `auto` computes in float32 what needs no more than this share of the memory there is.
@@ -91,9 +91,7 @@ def fill(
     model = build(config)
     if stored is not None:
         for name, scheme in schemes_of(model, stored).items():
-            linear = model.get_submodule(name)
-            assert isinstance(linear, nn.Linear)
-            replace_module(model, name, StoredLinear(linear, scheme))
+            replace_module(model, name, StoredWeight(model.get_submodule(name), scheme))
     quantize_in_place(model, files, format, config, name_prefix)
     plan = [with_prefix(entry_of(format, name), name_prefix) for name in model.state_dict()]
     check_names(files, plan, format, config)
@@ -102,7 +100,9 @@ def fill(
     if quantize is not None:
         refuse_quantized(model, files.folder)
     schemes = {} if quantize is None else schemes_of(model, quantize)
-    put = Put(model, schemes, device, wanted, calibration)
+    put = Put(model, schemes, device, wanted, stream_dtype(files, plan, wanted), calibration)
+    if isinstance(model.embedding, OfficialEmbedding):
+        model.embedding.dtype = put.stream
     put.tiles_official = dtype == "auto" and device.type == "cpu" and is_for_kernels(model)
     empty = model.state_dict()
     dtypes: dict[str, torch.dtype] = {}
@@ -127,12 +127,16 @@ def fill(
 
 @dataclass
 class Put:
-    """Puts each tensor where it belongs, quantized as soon as that can be done."""
+    """Puts each tensor where it belongs, quantized as soon as that can be done.
+
+    wanted: the dtype of floating-point tensors, None for that of each. stream: of hidden states.
+    """
 
     model: Transformer
     schemes: Mapping[str, Scheme]
     device: torch.device
     wanted: torch.dtype | None
+    stream: torch.dtype
     calibration: Calibration | None
     tiles_official: bool = False
 
@@ -140,11 +144,11 @@ class Put:
         """Take a tensor of the network by its name."""
         parent, _, part = name.rpartition(".")
         module = self.model.get_submodule(parent)
-        is_stored = isinstance(module, StoredLinear)
+        is_stored = isinstance(module, StoredWeight)
         # A calibration quantizes the linears of a layer when all of it is there.
         is_later = self.calibration is not None and name.startswith("layers.")
         if parent in self.schemes and part == "weight" and not is_later:
-            new = narrowed(module, tensor.to(self.device), self.schemes[parent])
+            new = narrowed(module, tensor.to(self.device), self.schemes[parent], self.stream)
             replace_module(self.model, parent, new)
             return
         keep = not tensor.is_floating_point() or part == "correction"
@@ -152,8 +156,8 @@ class Put:
         keep = keep or ((is_stored or official is not None) and part != "bias")
         kept = tensor.dtype if keep else self.wanted or tensor.dtype
         place(self.model, name, tensor.to(device=self.device, dtype=kept))
-        if isinstance(module, StoredLinear) and module.is_whole():
-            replace_module(self.model, parent, on_cuda(module.in_tiles()))
+        if isinstance(module, StoredWeight) and module.is_whole():
+            replace_module(self.model, parent, on_cuda(module.in_tiles(self.stream)))
         if official and official.is_whole() and official.weight_scale.dtype == torch.float16:
             replace_module(self.model, parent, in_tiles(official))
 
@@ -172,7 +176,7 @@ def is_for_kernels(model: Transformer) -> bool:
 
 def refuse_quantized(model: Transformer, folder: Path) -> None:
     """A ValueError where the files hold quantized linears already."""
-    if any(isinstance(module, OfficialLinear | StoredLinear) for module in model.modules()):
+    if any(isinstance(module, OfficialLinear | StoredWeight) for module in model.modules()):
         raise ValueError(f"{folder} is quantized already; leave quantize out")
 
 
@@ -210,6 +214,12 @@ def choose_dtype(
         if (found := files.dtype(name)).is_floating_point and not is_scale:
             counts[found] += size_of(files.shape(name))
     return counts.most_common(1)[0][0] if len(counts) > 1 else None
+
+
+def stream_dtype(files: Tensors, plan: Sequence[Entry], wanted: torch.dtype | None) -> torch.dtype:
+    """The dtype of hidden states: the norms', which no quantization touches."""
+    norm = next(entry for entry in plan if ".norm1." in entry.ours)
+    return wanted or files.dtype(norm.theirs[0])
 
 
 def is_small(files: Tensors, names: Iterable[str] | None = None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -136,6 +137,8 @@ def tell(run: Tuning, line: str) -> None:
 
 def described(run: Tuning) -> list[str]:
     """What was read and what will be trained."""
+    from chatglm.checkpoint.adapter import shape_of
+
     config, material = run.config, run.material
     lines = [collection.described() for collection in material.collections]
     for collection in material.collections:
@@ -144,11 +147,7 @@ def described(run: Tuning) -> list[str]:
     network = run.network
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in network.parameters())
-    whole += sum(
-        b.numel() * (2 if b.dtype.itemsize == 1 and run.loaded.quantize == "int4" else 1)
-        for name, b in network.named_buffers()
-        if name.endswith(".weight")
-    )
+    whole += sum(math.prod(shape_of(m)) for m in network.modules() if hasattr(m, "weight_scale"))
     lines += [
         say(
             f"{config.method} on {run.loaded.base}: {trained:,} of {whole:,} parameters learn "

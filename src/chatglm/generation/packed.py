@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from chatglm.generation.joined import JoinedAttention
 from chatglm.model import Transformer
 from chatglm.model.attention import Attention
+from chatglm.model.transformer import WordEmbedding
 from chatglm.quantization import native
 from chatglm.quantization.linear import QuantizedLinear, quantized
 from chatglm.quantization.native import Weight
@@ -26,7 +27,7 @@ ones are read as they lie."""
 
 def has_weight(module: nn.Module) -> bool:
     """Whether the kernels know a module's weight."""
-    if type(module) in (nn.Linear, nn.Embedding):
+    if type(module) in (nn.Linear, WordEmbedding):
         weight = module.weight
         assert isinstance(weight, Tensor)
         return weight.device.type == "cpu" and weight.dtype in native.FLOAT_KINDS
@@ -44,13 +45,13 @@ def weight_of(module: nn.Module, *, packs: bool) -> Weight:
 
 
 def head_weight(model: Transformer, *, packs: bool) -> Weight:
-    """The output head as the kernels take it: that of a model with quantized linears has 8 bits,
-    also where the words' embeddings, which stay as they are, serve as the head.
+    """The output head as the kernels take it. That of a model with quantized linears has 8 bits,
+    also where a table of words that is not quantized, as of ChatGLM's own files, serves as it.
     """
     if not model.config.tied:
         return weight_of(model.head, packs=packs)
     words = model.embedding
-    if type(words) is nn.Embedding and any(
+    if type(words) is WordEmbedding and any(
         isinstance(module, QuantizedLinear) for module in model.modules()
     ):
         scheme = OUTER[8]

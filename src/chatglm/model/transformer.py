@@ -62,13 +62,21 @@ class Layer(nn.Module):
         return normed * self.residual_scale + y if self.residual == "normed" else x + y
 
 
+class WordEmbedding(nn.Embedding):
+    """The table of words, which multiplies hidden states where it is the output head as well."""
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Scores (…, V) of words after hidden states (…, C)."""
+        return F.linear(hidden, self.weight)
+
+
 class Transformer(nn.Module):
     """Tokens to hidden states; `logits` is apart, asked for only where it is needed."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embedding = WordEmbedding(config.vocab_size, config.hidden_size)
         self.position = PositionEmbedding(config)
         self.rotary = Rotary(config) if config.position.startswith("rope") else None
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
@@ -101,9 +109,8 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores (…, V) of the next word in float32."""
-        if self.config.tied:
-            return F.linear(hidden, self.embedding.weight).float()
-        return self.head(hidden).float()
+        scores = self.embedding.scores if self.config.tied else self.head
+        return scores(hidden).float()
 
     def count(self, tokens: Tensor) -> Tensor:
         """Position ids (B, P, T) of plain left to right: 0, 1, 2 … and 0 in a second plane."""

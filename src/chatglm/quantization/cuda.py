@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chatglm.quantization.embedding import QuantizedEmbedding
 from chatglm.quantization.frozen import frozen_product
 from chatglm.quantization.linear import QuantizedLinear
 
@@ -155,11 +157,34 @@ class CudaLinear(nn.Module):
             return kernels().dequantize(self.packed, dtype)
 
 
+class CudaEmbedding(CudaLinear):
+    """A quantized table of words, which is a linear where it is the output head as well."""
+
+    def __init__(self, rows: Rows, *, dtype: torch.dtype) -> None:
+        super().__init__(rows, bias=False)
+        self.dtype = dtype
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Rows (…, columns) of ids (…)."""
+        ids, whole = tokens.flatten(), self.packed
+        zero = None if whole.zero is None else whole.zero[:, ids]
+        some = replace(whole, weight=whole.weight[ids], scale=whole.scale[:, ids], zero=zero)
+        with current(tokens.device):
+            rows = kernels().dequantize(some, torch.float32)
+        return rows.to(self.dtype).view(*tokens.shape, self.columns)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Scores (…, rows) of words after hidden states (…, columns)."""
+        return super().forward(hidden)
+
+
 def on_cuda(linear: QuantizedLinear) -> CudaLinear | QuantizedLinear:
-    """The linear as its device multiplies it best; itself where the kernels do not run."""
+    """The linear or table as its device computes it best; itself where the kernels do not run."""
     if not is_usable(linear.weight.device):
         return linear
     rows = to_rows(*linear.integers, linear.bits, linear.group)
+    if isinstance(linear, QuantizedEmbedding):
+        return CudaEmbedding(rows, dtype=linear.dtype)
     made = CudaLinear(rows, bias=linear.bias is not None)
     made.bias = linear.bias
     return made

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from chatglm.quantization.embedding import QuantizedEmbedding
 from chatglm.quantization.frozen import frozen_product
 from chatglm.quantization.linear import Integers, QuantizedLinear, to_tiles
 from chatglm.quantization.tiles import BLOCK, Bits, up_to
@@ -75,31 +76,40 @@ class OfficialTiles(QuantizedLinear):
         return (signed[:, ::2] << 4) | (signed[:, 1::2] & 15)
 
 
-def in_tiles(linear: OfficialLinear) -> OfficialTiles:
-    """An official linear for the native kernels, of which the weight's numbers are the same."""
-    rows, columns = linear.weight.shape[0], linear.columns
-    bits: Bits = 8 if linear.weight.shape[1] == columns else 4
-    values = unpack(linear.weight, columns).to(torch.int16) + 2 ** (bits - 1)
-    integers = Integers(values.to(torch.uint8), linear.weight_scale[:, None], None)
-    group = up_to(columns, BLOCK)
-    tiles = OfficialTiles(to_tiles(integers, bits), rows, columns, bits, group, bias=False)
-    tiles.bias = linear.bias
-    return tiles
+class OfficialTable(OfficialTiles, QuantizedEmbedding):
+    """A table of packed rows in tiles."""
 
 
-class OfficialEmbedding(nn.Module):
+class OfficialEmbedding(OfficialLinear):
     """A table of packed rows, as in chatglm-6b-int4-qe."""
 
     def __init__(self, weight: Tensor, scale: Tensor, columns: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.columns, self.dtype = columns, dtype
-        self.register_buffer("weight", weight)
-        self.register_buffer("weight_scale", scale)
-        self.weight: Tensor
-        self.weight_scale: Tensor
+        super().__init__(weight, scale, bias=False, columns=columns)
+        self.dtype = dtype
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Rows (…, columns) of ids (…)."""
         rows = unpack(self.weight[tokens.flatten()], self.columns).to(self.dtype)
         scale = self.weight_scale[tokens.flatten()].to(self.dtype)
         return (rows * scale[:, None]).view(*tokens.shape, self.columns)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Scores (…, rows) of words after hidden states (…, columns)."""
+        return super().forward(hidden)
+
+
+def in_tiles(linear: OfficialLinear) -> OfficialTiles:
+    """An official linear or table for the native kernels, of which the weight's numbers are the
+    same.
+    """
+    rows, columns = linear.weight.shape[0], linear.columns
+    bits: Bits = 8 if linear.weight.shape[1] == columns else 4
+    values = unpack(linear.weight, columns).to(torch.int16) + 2 ** (bits - 1)
+    integers = Integers(values.to(torch.uint8), linear.weight_scale[:, None], None)
+    group = up_to(columns, BLOCK)
+    size = rows, columns, bits, group
+    if isinstance(linear, OfficialEmbedding):
+        return OfficialTable(to_tiles(integers, bits), *size, dtype=linear.dtype)
+    tiles = OfficialTiles(to_tiles(integers, bits), *size, bias=False)
+    tiles.bias = linear.bias
+    return tiles

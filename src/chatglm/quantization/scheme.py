@@ -23,13 +23,13 @@ class Scheme:
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """How a model keeps the linears of its layers, its output head and its table of words; None
-    leaves a part as it is.
+    leaves a part as it is. A table that is the head as well is kept as the head.
     """
 
     name: str
     layers: Scheme
     head: Scheme | None
-    words: Scheme | None = None
+    words: Scheme | None
 
 
 OUTER: dict[int, Scheme] = {8: Scheme(bits=8, group=64), 6: Scheme(bits=6, group=64)}
@@ -40,21 +40,22 @@ _INT8, _FP8 = Scheme(bits=8, group=64), Scheme(bits=8, group=0, is_float=True)
 
 
 def _int4(name: str, group: int, *, symmetric: bool = True) -> Kind:
-    return Kind(name=name, layers=Scheme(bits=4, group=group, symmetric=symmetric), head=OUTER[8])
+    scheme = Scheme(bits=4, group=group, symmetric=symmetric)
+    return Kind(name=name, layers=scheme, head=OUTER[8], words=OUTER[8])
 
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind(name="int8", layers=_INT8, head=OUTER[8]),
-        Kind(name="int6", layers=Scheme(bits=6, group=64), head=OUTER[8]),
+        Kind(name="int8", layers=_INT8, head=OUTER[8], words=OUTER[8]),
+        Kind(name="int6", layers=Scheme(bits=6, group=64), head=OUTER[8], words=OUTER[8]),
         _int4("int4", 32),
         _int4("int4-g64", 64),
         _int4("int4-g128", 128),
         _int4("int4-zero", 32, symmetric=False),
         _int4("int4-g64-zero", 64, symmetric=False),
         _int4("int4-g128-zero", 128, symmetric=False),
-        Kind(name="fp8", layers=_FP8, head=_FP8),
+        Kind(name="fp8", layers=_FP8, head=_FP8, words=None),
     )
 }
 """What a model can be quantized to while it is loaded."""

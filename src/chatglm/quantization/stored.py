@@ -1,4 +1,5 @@
-"""Quantized linears as they lie in a file: row by row, whatever the kernels' tiles are.
+"""Quantized linears and tables of words as they lie in a file: row by row, whatever the kernels'
+tiles are.
 
 weight: uint8, (rows, columns) for 8 bits; for 4, two columns to a byte, the even one in its low
 half; for 6, four columns to three bytes, which from the lowest bit on hold one after the other.
@@ -15,19 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chatglm.quantization.embedding import QuantizedEmbedding
 from chatglm.quantization.linear import Integers, QuantizedLinear, to_tiles
 from chatglm.quantization.official import OfficialTiles
 from chatglm.quantization.scheme import Scheme
 from chatglm.quantization.tiles import BLOCK, Bits, unpack, unpack_groups, up_to
 
 
-class StoredLinear(nn.Module):
-    """The place of a quantized linear while its tensors come from a file one by one."""
+class StoredWeight(nn.Module):
+    """The place of a quantized linear or table while its tensors come from a file one by one."""
 
-    def __init__(self, linear: nn.Linear, scheme: Scheme) -> None:
+    def __init__(self, module: nn.Module, scheme: Scheme) -> None:
         super().__init__()
         self.scheme = scheme
-        self.rows, self.columns = linear.weight.shape
+        self.is_table = isinstance(module, nn.Embedding)
+        self.rows, self.columns = module.get_parameter("weight").shape
         groups = -(-self.columns // scheme.group)
         width = row_bytes(self.columns, scheme.bits)
         with torch.device("meta"):
@@ -37,14 +40,16 @@ class StoredLinear(nn.Module):
             if not scheme.symmetric:
                 zero = torch.empty(self.rows, groups, dtype=torch.uint8)
                 self.register_buffer("weight_zero", zero)
-        self.bias = linear.bias
+        self.bias = module.bias if isinstance(module, nn.Linear) else None
 
     def is_whole(self) -> bool:
         """Whether all tensors are there."""
         return not any(t.is_meta for t in self.state_dict().values())
 
-    def in_tiles(self) -> QuantizedLinear:
-        """The linear that computes; a ValueError where a tensor is not what this format has."""
+    def in_tiles(self, dtype: torch.dtype) -> QuantizedLinear:
+        """The module that computes, a table in `dtype`; a ValueError where a tensor is not what
+        this format has.
+        """
         parts = dict(self.named_buffers())
         for name, kind in (("weight", torch.uint8), ("weight_scale", torch.float16)):
             if parts[name].dtype != kind:
@@ -60,7 +65,10 @@ class StoredLinear(nn.Module):
         scale = F.pad(parts["weight_scale"], (0, missing))
         zero = None if zero is None else F.pad(zero, (0, missing))
         tiles = to_tiles(Integers(values, scale, zero), bits)
-        linear = QuantizedLinear(tiles, self.rows, self.columns, bits, group, bias=False)
+        size = self.rows, self.columns, bits, group
+        if self.is_table:
+            return QuantizedEmbedding(tiles, *size, dtype=dtype)
+        linear = QuantizedLinear(tiles, *size, bias=False)
         linear.bias = self.bias
         return linear
 

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from chatglm.adapters.prefix import PrefixTuned
 from chatglm.data.epochs import rounded
 from chatglm.model import Transformer
+from chatglm.model.transformer import WordEmbedding
 from chatglm.parallel.group import is_sharded
 from chatglm.training.batch import Batch
 from chatglm.training.loss import word_loss
@@ -65,7 +66,7 @@ def plain_head(model: Network) -> Tensor | None:
     if not isinstance(network, Transformer):
         return None
     module = network.embedding if network.config.tied else network.head
-    is_plain = type(module) in (nn.Embedding, nn.Linear)
+    is_plain = type(module) in (WordEmbedding, nn.Linear)
     is_whole = is_plain and len(module.weight) == network.config.vocab_size
     # Between forward and backward the head of a network in pieces is whole, its layers are not.
     is_whole = is_whole and not any(is_sharded(parameter) for parameter in network.parameters())

@@ -19,7 +19,7 @@ from chatglm.model.attention import Attention
 from chatglm.model.mlp import MLP as OurMLP
 from chatglm.model.position import PositionEmbedding
 from chatglm.model.surgery import replace_module
-from chatglm.model.transformer import Layer
+from chatglm.model.transformer import Layer, WordEmbedding
 from chatglm.quantization.official import OfficialLinear
 
 
@@ -40,6 +40,15 @@ class Elsewhere(nn.Module):
 class Network(Elsewhere, Transformer):
     """The whole, which owns no module: all are in the official tree."""
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores (…, V) of the next word in float32; what was put in the table's place, resized or
+        under an adapter, is multiplied by its weight.
+        """
+        if self.config.tied:
+            weight = self.embedding.weight
+            return nn.functional.linear(hidden, weight).float()
+        return super().logits(hidden)
+
 
 class Backbone(nn.Module):
     """The official tree without its head; called, it gives the hidden states of its model."""
@@ -53,7 +62,7 @@ class Positions(Elsewhere, PositionEmbedding):
     """Learned position tables, which the official tree keeps beside the layers."""
 
 
-class Words(nn.Embedding):
+class Words(WordEmbedding):
     """Word embeddings that let pass what is embedded already (`inputs_embeds`)."""
 
     def forward(self, input: Tensor) -> Tensor:
