@@ -1,6 +1,7 @@
 // The products in plain C++, for processors without kernels of their own, and what the kernels are
 // tested against.
 
+#include <algorithm>
 #include <cmath>
 
 #include "linear_kernels.h"
@@ -132,17 +133,22 @@ const Kernels& portable_kernels() {
 void read_row(const ChatglmWeight& w, int64_t r, float* out) {
   const int64_t tile = r / kLanes, lane = r % kLanes;
   const uint8_t* data = static_cast<const uint8_t*>(w.data) + (w.is_packed ? tile * tile_bytes(w) : 0);
-  for (int64_t c = 0; c < w.columns; ++c) {
-    if (!is_whole(w.kind)) {
-      const int64_t step = unit_columns(w.kind) / 16;
+  if (!is_whole(w.kind)) {
+    const int64_t step = unit_columns(w.kind) / 16;
+    for (int64_t c = 0; c < w.columns; ++c) {
       out[c] = value_at(data, w.kind, w.is_packed ? (c / step * kLanes + lane) * step + c % step
                                                   : r * w.columns + c);
-      continue;
     }
-    const int value = whole_at(data, bits_of(w.kind), c, lane);
-    const int64_t scale = (tile * num_scales(w) + c / w.group) * kLanes + lane;
-    const int zero = w.zeros ? w.zeros[scale] : middle_of(bits_of(w.kind));
-    out[c] = half_to_float(w.scales[scale]) * float(value - zero);
+    return;
+  }
+  const int bits = bits_of(w.kind);
+  for (int64_t group = 0, c = 0; c < w.columns; ++group) {
+    const int64_t at = (tile * num_scales(w) + group) * kLanes + lane;
+    const float scale = half_to_float(w.scales[at]);
+    const int zero = w.zeros ? w.zeros[at] : middle_of(bits);
+    for (const int64_t end = std::min((group + 1) * w.group, w.columns); c < end; ++c) {
+      out[c] = scale * float(whole_at(data, bits, c, lane) - zero);
+    }
   }
 }
 
