@@ -1,10 +1,11 @@
-"""Perplexity of the embedded model's quantized forms in the engines that run them: ours, llama.cpp.
+"""What the embedded model's quantized forms lose in the engines that run them: ours, llama.cpp.
 
     python -m benchmarks.perplexity --eval HELDOUT.jsonl [--python PYTHON] [--texts 100]
 
 PYTHON is an interpreter with llama-cpp-python, which need not be this one. The same ids everywhere:
 each text behind the end-of-text token, cut to the context. Loss is the rise of perplexity over the
-same engine's bfloat16; both sides round activations as they do when they serve.
+same engine's bfloat16, KL the divergence from it in nats a token; both sides round activations as
+they do when they serve.
 """
 
 from __future__ import annotations
@@ -23,57 +24,77 @@ import torch
 from benchmarks.peers import cell, show
 from chatglm import checkpoint
 from chatglm.checkpoint import Loaded, export_gguf
-from chatglm.evaluate.likelihood import read_texts, token_losses
+from chatglm.evaluate.likelihood import read_texts
+from chatglm.evaluate.quantization import compare
 from chatglm.evaluate.samples import sample
 from chatglm.training.run import end_of_text
 
 LONGEST = 512
 OURS = {
-    "bf16": (None, None),
-    "int8": ("int8", None),
-    "int4": ("int4", None),
-    "int4, calibrated": ("int4", "general"),
+    "bf16": ("bfloat16", None, None),
+    "int8": ("auto", "int8", None),
+    "int4": ("auto", "int4", None),
+    "int4, calibrated": ("auto", "int4", "general"),
 }
 THEIRS = ("bf16", "q8_0", "q4_0")
-# Runs in PYTHON: the sum of −log p of each id after the first, over all rows.
+# Runs in PYTHON: each file's sums over all ids after the first of −log p, and of the divergence
+# from the first file.
 CHILD = """
 import json, sys
 import numpy as np
 import llama_cpp
 
 task = json.load(open(sys.argv[1]))
-model = llama_cpp.Llama(
-    task["file"], n_ctx=task["longest"], n_threads=task["threads"], logits_all=True, verbose=False
-)
-total = 0.0
+models = [
+    llama_cpp.Llama(file, n_ctx=task["longest"], n_threads=task["threads"], logits_all=True,
+                    verbose=False)
+    for file in task["files"]
+]
+sums = np.zeros((len(models), 2))
 for row in task["rows"]:
-    model.reset()
-    model.eval(row[:-1])
-    scores = model.scores[: len(row) - 1].astype(np.float64)
-    top = scores.max(-1, keepdims=True)
-    logs = scores - top - np.log(np.exp(scores - top).sum(-1, keepdims=True))
-    total -= logs[np.arange(len(row) - 1), row[1:]].sum()
-print(total)
+    for which, model in enumerate(models):
+        model.reset()
+        model.eval(row[:-1])
+        scores = model.scores[: len(row) - 1].astype(np.float64)
+        scores -= scores.max(-1, keepdims=True)
+        logs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+        first = logs if which == 0 else first
+        sums[which, 0] -= logs[np.arange(len(row) - 1), row[1:]].sum()
+        sums[which, 1] += (np.exp(first) * (first - logs)).sum()
+print(json.dumps(sums.tolist()))
 """
+Sums = tuple[float, float]  # −log p and divergence from bfloat16, in nats of all rows
 
 
-@torch.inference_mode()
-def ours(loaded: Loaded, rows: Sequence[Sequence[int]]) -> float:
-    """Nats of all rows in our network, with the native kernels where linears are quantized."""
-    return sum(float(token_losses(loaded.model, torch.tensor([row])).sum()) for row in rows)
+def ours(rows: Sequence[Sequence[int]]) -> dict[str, Sums]:
+    """Our network's sums, with the native kernels where linears are quantized."""
+    models = {
+        name: checkpoint.load(dtype=dtype, quantize=kind, calibrate=texts).model
+        for name, (dtype, kind, texts) in OURS.items()
+    }
+    losses = compare(models["bf16"], models, rows)
+    return {name: (losses[name].nats, losses[name].divergence) for name in models}
 
 
-def theirs(file: Path, rows: Sequence[Sequence[int]], python: str, threads: int) -> float:
-    """Nats of all rows in llama.cpp."""
-    task = {"file": str(file), "rows": rows, "longest": LONGEST, "threads": threads}
-    path = file.with_suffix(".json")
-    path.write_text(json.dumps(task), "utf-8")
-    done = subprocess.run(
-        [python, "-c", CHILD, str(path)], capture_output=True, text=True, check=False
-    )
+def theirs(base: Loaded, rows: Sequence[Sequence[int]], python: str) -> dict[str, Sums]:
+    """llama.cpp's sums."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [export_gguf(base, Path(folder) / f"{kind}.gguf", kind=kind) for kind in THEIRS]
+        task = {
+            "files": [str(file) for file in files],
+            "rows": rows,
+            "longest": LONGEST,
+            "threads": torch.get_num_threads(),
+        }
+        path = Path(folder) / "task.json"
+        path.write_text(json.dumps(task), "utf-8")
+        done = subprocess.run(
+            [python, "-c", CHILD, str(path)], capture_output=True, text=True, check=False
+        )
     if done.returncode:
-        sys.exit(f"{file.name}: {done.stderr[-2000:]}")
-    return float(done.stdout.splitlines()[-1])
+        sys.exit(f"llama.cpp failed: {done.stderr[-2000:]}")
+    sums = json.loads(done.stdout.splitlines()[-1])
+    return {kind: (nats, divergence) for kind, (nats, divergence) in zip(THEIRS, sums, strict=True)}
 
 
 def main() -> None:
@@ -91,28 +112,19 @@ def main() -> None:
     start = end_of_text(base.tokenizer)
     rows = [[start, *base.tokenizer.encode(text)][:LONGEST] for _, text in texts]
     count = sum(len(row) - 1 for row in rows)
-    nats: dict[tuple[str, str], float] = {}
-    for name, (kind, texts_of) in OURS.items():
-        dtype = "bfloat16" if kind is None else "auto"
-        nats["ours", name] = ours(
-            checkpoint.load(dtype=dtype, quantize=kind, calibrate=texts_of), rows
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in THEIRS:
-            file = export_gguf(base, Path(folder) / f"{kind}.gguf", kind=kind)
-            threads = torch.get_num_threads()
-            nats["llama.cpp", kind] = theirs(file, rows, arguments.python, threads)
     table: list[dict[str, object]] = []
-    for (engine, name), value in nats.items():
-        rise = math.exp((value - nats[engine, "bf16"]) / count) - 1
-        table.append(
-            {
-                "engine": engine,
-                "weights": name,
-                "perplexity": f"{math.exp(value / count):.2f}",
-                "loss": f"{100 * rise:+.2f} %",
-            }
-        )
+    for engine, sums in (("ours", ours(rows)), ("llama.cpp", theirs(base, rows, arguments.python))):
+        for name, (nats, divergence) in sums.items():
+            rise = math.exp((nats - sums["bf16"][0]) / count) - 1
+            table.append(
+                {
+                    "engine": engine,
+                    "weights": name,
+                    "perplexity": f"{math.exp(nats / count):.2f}",
+                    "loss": f"{100 * rise:+.2f} %",
+                    "KL": f"{divergence / count:.4f}",
+                }
+            )
     show(f"{cell(float(count))} tokens of {len(rows)} held-out texts, embedded model", table)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
