@@ -58,17 +58,19 @@ struct Grid {
 constexpr Floats kWays = {-8.0f,  -6.4f,  -6.68f, -6.96f, -7.24f, -7.52f, -7.8f, -8.08f,
                           -8.36f, -8.64f, -8.92f, 6.2f,   6.5f,   6.8f,   7.1f,  7.4f};
 
-// The scale from which int4 strays least: of several ways to divide the farthest value, a lane each,
-// the scale that suits the whole numbers best (least squares).
-INLINE float search(const float* values, int64_t count, float extreme) {
+// Of several ways to divide the farthest value, a lane each, that whose whole numbers point most
+// nearly where the weights do; the scale makes their product with the weights the weights' square.
+INLINE Grid search(const float* values, int64_t count, float extreme) {
   const float inverse = 1.0f / extreme;
-  if (!(std::fabs(inverse) <= 3.402823466e38f)) return extreme / -8.0f;
+  if (!(std::fabs(inverse) <= 3.402823466e38f)) return {0.0f, extreme / -8.0f, 8.0f};
   Floats products = {}, squares = {};
+  float square = 0;
   for (int64_t j = 0; j < count; ++j) {
     const float x = values[j] * inverse;
     const Floats q = bounded(rounded(kWays * x), -8.0f, 7.0f);
     products += q * x;
     squares += q * q;
+    square += x * x;
   }
   int best = 0;
   float most = 0;
@@ -79,7 +81,7 @@ INLINE float search(const float* values, int64_t count, float extreme) {
       best = way;
     }
   }
-  return extreme * (products[best] / squares[best]);
+  return {kWays[best] * inverse, extreme * (square / products[best]), 8.0f};
 }
 
 INLINE Grid grid_of(const float* values, int64_t count, int bits, bool is_symmetric) {
@@ -94,14 +96,10 @@ INLINE Grid grid_of(const float* values, int64_t count, int bits, bool is_symmet
     least = std::min(least, float(low[i]));
     most = std::max(most, float(high[i]));
   }
+  if (is_symmetric && bits == 4) return search(values, count, -least > most ? least : most);
   const float middle = float(linear::middle_of(bits)), top = 2 * middle - 1;
   Grid grid = {0, 0, middle};
-  if (is_symmetric && bits == 4) {
-    const float extreme = -least > most ? least : most;
-    grid.scale = search(values, count, extreme);
-  } else {
-    grid.scale = is_symmetric ? std::max(-least, most) / (middle - 1) : (most - least) / top;
-  }
+  grid.scale = is_symmetric ? std::max(-least, most) / (middle - 1) : (most - least) / top;
   const float kept = linear::half_to_float(to_half(grid.scale));
   grid.inverse = kept == 0 ? 0.0f : 1.0f / kept;
   if (!is_symmetric) {

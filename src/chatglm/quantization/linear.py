@@ -137,37 +137,47 @@ def to_integers(
     padded = up_to(up_to(columns, BLOCK), size)
     grouped = F.pad(weight.float(), (0, padded - columns)).unflatten(-1, (-1, size))
     top, half = 2**bits - 1, 2 ** (bits - 1)
-    zero = None
+    over, zero = None, None
     if not symmetric:
         low, high = grouped.amin(-1).clamp_max(0), grouped.amax(-1).clamp_min(0)
         scale = as_half((high - low) / top)
         zero = (-low * inverse(scale)).round_().clamp_(0, top)
         middle = zero[..., None]
     else:
-        scale = as_half(search(grouped) if bits == 4 else grouped.abs().amax(-1) / (half - 1))
         middle = torch.tensor(float(half), device=weight.device)
-    values = (grouped * inverse(scale)[..., None]).round_().add_(middle).clamp_(0, top)
+        if bits == 4:
+            over, scale = search(grouped)
+        else:
+            scale = grouped.abs().amax(-1) / (half - 1)
+        scale = as_half(scale)
+    over = inverse(scale) if over is None else over
+    values = (grouped * over[..., None]).round_().add_(middle).clamp_(0, top)
     whole = values.to(torch.uint8).flatten(1)[:, :columns]
     return Integers(whole, scale, None if zero is None else zero.to(torch.uint8))
 
 
-def search(grouped: Tensor) -> Tensor:
-    """The scale of each group (…, size) from which symmetric int4 strays least: of several ways to
-    divide its farthest value, the scale that suits the whole numbers best (least squares).
+def search(grouped: Tensor) -> tuple[Tensor, Tensor]:
+    """What each group (…, size) is multiplied by to become whole numbers of symmetric int4, and the
+    scale that takes them back.
+
+    Of several ways to divide the farthest value, that whose whole numbers q point most nearly where
+    the weights w do. The scale s keeps ⟨s q, w⟩ = ⟨w, w⟩: least squares would be nearer, but it
+    shrinks every group, which adds up over the network where other errors cancel out.
     """
     low, high = grouped.aminmax(dim=-1)
     extreme = torch.where(-low > high, low, high)
     sizes = torch.where(extreme == 0, 0.0, 1 / extreme).clamp(-3e38, 3e38)
     shares = grouped * sizes[..., None]  # of the farthest value: nothing overflows
-    best, most = torch.full_like(extreme, -1 / 8), torch.zeros_like(extreme)
+    way, most = torch.full_like(extreme, -8.0), torch.zeros_like(extreme)
+    product = way.clone()
     for steps in _WAYS:
         q = (shares * steps).round_().clamp_(-8, 7)
-        product, square = (shares * q).sum(-1), (q * q).sum(-1)
-        fitted = product / square.clamp_min(1)
-        gain = fitted * product
+        along, square = (shares * q).sum(-1), (q * q).sum(-1)
+        gain = along * along / square.clamp_min(1)
         is_better = gain > most * 1.000001
-        best, most = torch.where(is_better, fitted, best), torch.where(is_better, gain, most)
-    return extreme * best
+        way, most = torch.where(is_better, steps, way), torch.where(is_better, gain, most)
+        product = torch.where(is_better, along, product)
+    return way * sizes, extreme * (shares * shares).sum(-1) / product
 
 
 def as_half(scale: Tensor) -> Tensor:
