@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from chatglm.checkpoint.names import entry_of
 from chatglm.cli import main
 from chatglm.model.transformer import WordEmbedding
 from chatglm.quantization.linear import QuantizedLinear
-from chatglm.quantization.scheme import INTEGER_KINDS
+from chatglm.quantization.scheme import INTEGER_KINDS, KINDS, OUTER
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,20 @@ def test_a_file_from_before_words_were_quantized_is_the_same_as_it_was(
     again = save(old, tmp_path / "again")
     for file in folder.iterdir():
         assert (again / file.name).read_bytes() == file.read_bytes()
+
+
+def test_head_and_words_have_the_bits_that_the_file_says(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = replace(KINDS["int4"], head=OUTER[6], words=OUTER[8])
+    with monkeypatch.context() as patch:
+        patch.setitem(KINDS, "int4", kind)
+        folder = save(load(shared / "oracles" / "chatglm3-6b", quantize="int4"), tmp_path / "saved")
+    again = load(folder)
+    assert again.kind == kind
+    assert (again.model.head.bits, again.model.embedding.bits) == (6, 8)
+    block = json.loads((folder / "config.json").read_text("utf-8"))["quantization_config"]
+    assert (block["bits"], block["head_bits"], block["embedding_bits"]) == (4, 6, 8)
 
 
 @pytest.mark.parametrize("part", ["head_bits", "embedding_bits"])
