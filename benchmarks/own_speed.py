@@ -3,15 +3,18 @@
     python -m benchmarks.own_speed --shape 200M --format int4 --threads 2 [--batch 8]
 
 Prints one JSON object: decode (tokens/s after the first token of a reply to one token), prefill
-(tokens/s of a prompt), batch (of several requests together), bytes read a token, and the most bytes
-in memory meanwhile.
+(tokens/s of a prompt), batch (of several requests together), bytes read a token, bandwidth (bytes/s
+of a loop that only reads, measured before, between and after the replies), and the most bytes in
+memory meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from benchmarks.shapes import FORMATS, SHAPES, random_model, read_bytes, shape_o
 from chatglm.generation.engine import Engine
 from chatglm.generation.sampling import Sampling
 from chatglm.prompt import Prompt
+from chatglm.quantization import native, pages
 
 SMALL_LAYERS = 1 << 29
 """Models up to this many weights stream float32, as the loader chooses for what fits easily."""
@@ -59,16 +63,26 @@ def run(engine: Engine, *, batch: int, prompt: int, new: int) -> tuple[float, fl
     return first, time.perf_counter() - start - first
 
 
-def bandwidth() -> float:
-    """Bytes a second that all threads read together from memory: the best of three operators."""
-    data = torch.ones(1 << 28)  # 1 GiB
-    best = 0.0
-    for _ in range(3):
-        for read in (torch.sum, torch.amax, lambda x: torch.dot(x, x)):
+class Reader:
+    """Reads 256 MiB that lie as weights do, in a native loop that does nothing else."""
+
+    def __init__(self, threads: int) -> None:
+        self.data = pages.empty(1 << 28, dtype=torch.uint8).fill_(1)
+        self.threads = threads
+        library = native.opened()
+        if library is None:
+            sys.exit("the native kernels are not built: pip install -e . with a C++ compiler")
+        library.chatglm_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+        self.read = library.chatglm_read
+
+    def speed(self) -> float:
+        """Bytes a second, the best of three readings one after the other."""
+        times = []
+        for _ in range(3):
             start = time.perf_counter()
-            read(data)
-            best = max(best, data.nbytes / (time.perf_counter() - start))
-    return best
+            self.read(self.data.data_ptr(), self.data.nbytes, self.threads)
+            times.append(time.perf_counter() - start)
+        return self.data.nbytes / min(times)
 
 
 def peak() -> int:
@@ -83,10 +97,13 @@ def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, object]:
     found: dict[str, object] = {}
     if arguments.new:
         run(engine, batch=1, prompt=1, new=4)
-        times = [
-            run(engine, batch=1, prompt=1, new=arguments.new + 1)[1] for _ in repeats(arguments)
-        ]
+        reader = Reader(arguments.threads)
+        times, limits = [], [reader.speed()]
+        for _ in repeats(arguments):
+            times.append(run(engine, batch=1, prompt=1, new=arguments.new + 1)[1])
+            limits.append(reader.speed())
         found["decode"] = arguments.new / statistics.median(times)
+        found["bandwidth"] = statistics.median(limits)
     if arguments.prompt:
         run(engine, batch=1, prompt=min(arguments.prompt, 64), new=1)
         times = [
@@ -133,10 +150,9 @@ def main() -> None:
     parser.add_argument("--batch-new", type=int, default=32)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    found: dict[str, object] = {"bandwidth": bandwidth()}
     engine = make_engine(arguments)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    found |= measure(engine, arguments)
+    found = measure(engine, arguments)
     found["bytes_read"] = read_bytes(engine.runner.model)
     found["peak"] = peak()
     print(json.dumps(found))
