@@ -58,7 +58,9 @@ struct ChatglmForward {
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kPieceBytes = 128 << 10;  // of a weight
+// Of a piece of a weight, at most. What several panels of an input read must stay in the cache; else
+// memory is read in long stretches.
+constexpr int64_t kCachedBytes = 128 << 10, kPieceBytes = 1 << 20;
 
 INLINE float sum_of(Floats v) {
   float total = 0;
@@ -263,11 +265,11 @@ struct Forward final : Task {
     phases.push_back({what, layer, parts(total, size), size});
   }
 
-  // So many rows of a weight that a piece takes some microseconds; at least a piece a thread.
-  int64_t slice(const ChatglmWeight& w, int threads) const {
-    const int64_t some = kPieceBytes / (w.columns * linear::bits_of(w.kind) / 8 + 1);
-    const int64_t fair = std::min(some, parts(w.rows, threads));
-    return threads == 1 ? rounded(w.rows, 16) : rounded(std::max<int64_t>(fair, 1), 16);
+  // Of `total` rows or columns of a weight those of a piece: as many pieces for each thread.
+  int64_t slice(const ChatglmWeight& w, int64_t total, int64_t multiple, int threads) const {
+    const int64_t most = tokens() > kLanes ? kCachedBytes : kPieceBytes;
+    const int64_t bytes = w.rows * w.columns * linear::bits_of(w.kind) / 8;
+    return rounded(parts(total, threads * parts(bytes, threads * most)), multiple);
   }
 
   void plan(const ChatglmAttention& a) {
@@ -276,10 +278,11 @@ struct Forward final : Task {
     // One token of each sequence: keeping, reading and preparing are one piece for each group.
     const bool decodes = t == a.num_sequences && t * a.kv_heads >= a.num_threads &&
                          a.heads / a.kv_heads * a.width % 64 == 0;
+    const int threads = a.num_threads;
     add(kEnter, 0, t, some);
     for (int64_t i = 0; i < net.num_layers; ++i) {
       const ChatglmLayer& layer = net.layers[i];
-      add(kQkv, i, layer.qkv.rows, slice(layer.qkv, a.num_threads));
+      add(kQkv, i, layer.qkv.rows, slice(layer.qkv, layer.qkv.rows, 16, threads));
       if (decodes) {
         add(kDecode, i, t * a.kv_heads, 1);
       } else {
@@ -287,13 +290,13 @@ struct Forward final : Task {
         add(kAttend, i, int64_t(reads.size()), 1);
         add(kGather, i, t, some);
       }
-      add(kOut, i, layer.out.rows, slice(layer.out, a.num_threads));
+      add(kOut, i, layer.out.rows, slice(layer.out, layer.out.rows, 16, threads));
       add(kMiddle, i, t, some);
-      add(kUp, i, net.ffn_size, rounded(slice(layer.up, 2 * a.num_threads) / 2, 64));
-      add(kDown, i, layer.down.rows, slice(layer.down, a.num_threads));
+      add(kUp, i, net.ffn_size, slice(layer.up, net.ffn_size, 64, threads));
+      add(kDown, i, layer.down.rows, slice(layer.down, layer.down.rows, 16, threads));
       add(kLeave, i, t, some);
     }
-    if (f.scores) add(kHead, net.num_layers - 1, net.head.rows, slice(net.head, a.num_threads));
+    if (f.scores) add(kHead, net.num_layers - 1, net.head.rows, slice(net.head, net.head.rows, 16, threads));
   }
 
   void run() override {
