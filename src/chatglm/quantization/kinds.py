@@ -15,8 +15,7 @@ from chatglm.quantization.scheme import Kind, Scheme
 
 def schemes_of(model: Transformer, kind: Kind) -> dict[str, Scheme]:
     """How each part that a kind has in fewer bits is kept, by the name of its module."""
-    words = kind.head if model.config.tied and kind.words is not None else kind.words
-    outer = {"embedding": words, "head": kind.head}
+    outer = {"embedding": kind.words, "head": kind.head}
     schemes = {
         name: outer.get(name, kind.layers)
         for name, module in model.named_modules()

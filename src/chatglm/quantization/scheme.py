@@ -23,7 +23,7 @@ class Scheme:
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """How a model keeps the linears of its layers, its output head and its table of words; None
-    leaves a part as it is. A table that is the head as well is kept as the head.
+    leaves a part as it is. A table that is the head as well is kept as words are.
     """
 
     name: str
@@ -34,14 +34,14 @@ class Kind:
 
 OUTER: dict[int, Scheme] = {8: Scheme(bits=8, group=64), 6: Scheme(bits=6, group=64)}
 """Head and words by their bits, which are more than those of layers: a head's errors go straight
-into the scores.
+into the scores, and those of a table that is both enter twice.
 """
 _INT8, _FP8 = Scheme(bits=8, group=64), Scheme(bits=8, group=0, is_float=True)
 
 
 def _int4(name: str, group: int, *, symmetric: bool = True) -> Kind:
     scheme = Scheme(bits=4, group=group, symmetric=symmetric)
-    return Kind(name=name, layers=scheme, head=OUTER[8], words=OUTER[8])
+    return Kind(name=name, layers=scheme, head=OUTER[6], words=OUTER[8])
 
 
 KINDS: dict[str, Kind] = {
