@@ -96,7 +96,7 @@ def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, object]:
     """The speeds that are asked for, each the median of `repeat` after a warm-up."""
     found: dict[str, object] = {}
     if arguments.new:
-        run(engine, batch=1, prompt=1, new=4)
+        run(engine, batch=1, prompt=1, new=arguments.new)
         reader = Reader(arguments.threads)
         times, limits = [], [reader.speed()]
         for _ in repeats(arguments):
