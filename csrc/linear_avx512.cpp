@@ -204,12 +204,13 @@ FLOAT_KERNEL void some_tiles(const ChatglmWeight& w, int64_t tile, const Part& p
     }
   }
   const uint8_t* data = part.data;
+  constexpr int64_t ahead = M == 1 ? 2 * kAhead : kAhead;
   for (int64_t u = part.begin; u < part.end; ++u) {
     for (int j = 0; j < 16; ++j) {
       __m512i step[T];
       UNROLL for (int t = 0; t < T; ++t) {
         step[t] = _mm512_loadu_si512(data + t * part.stride);
-        _mm_prefetch(reinterpret_cast<const char*>(data + t * part.stride + kAhead), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(data + t * part.stride + ahead), _MM_HINT_T0);
       }
       data += kStep;
       UNROLL for (int i = 0; i < M; ++i) {
@@ -229,7 +230,8 @@ FLOAT_KERNEL void some_tiles(const ChatglmWeight& w, int64_t tile, const Part& p
 
 template <typename Product, int M>
 FLOAT_KERNEL void all_tiles(const ChatglmWeight& w, int64_t tile, int64_t count, Part part) {
-  constexpr int T = M <= 4 ? 4 : 2;
+  // One row waits for memory alone, which gives more to fewer streams.
+  constexpr int T = M > 1 && M <= 4 ? 4 : 2;
   for (; count >= T; count -= T, tile += T, part.data += T * part.stride) {
     some_tiles<Product, T, M>(w, tile, part);
   }
