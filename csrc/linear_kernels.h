@@ -54,7 +54,7 @@ inline int64_t num_scales(const ChatglmWeight& w) {
 float half_to_float(uint16_t half);
 
 // The middle of what a number of so many bits holds.
-inline int32_t middle_of(int64_t bits) { return 1 << (bits - 1); }
+constexpr int32_t middle_of(int64_t bits) { return 1 << (bits - 1); }
 
 // `count` of 32 columns to a unit of a panel of `rows`, for one row. What is not a number or
 // infinite gives results of that kind.

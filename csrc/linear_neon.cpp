@@ -54,7 +54,7 @@ NEON inline void unpack(const uint8_t* data, int8x16_t* steps) {
 
 template <int kBits, int M>
 NEON void quarter_tile(const ChatglmWeight& w, int64_t tile, int64_t quarter, const Part& part) {
-  constexpr int kMiddle = 1 << (kBits - 1);
+  constexpr int kMiddle = middle_of(kBits);
   const int64_t groups = up_to(w.columns, kBlock) / kGroup, rows = part.rows;
   const int64_t shared = w.group / kGroup;
   const int64_t offset = tile * num_scales(w) * kLanes + quarter * kQuarter;

@@ -296,7 +296,10 @@ struct Forward final : Task {
       add(kDown, i, layer.down.rows, slice(layer.down, layer.down.rows, 16, threads));
       add(kLeave, i, t, some);
     }
-    if (f.scores) add(kHead, net.num_layers - 1, net.head.rows, slice(net.head, net.head.rows, 16, threads));
+    if (f.scores) {
+      const int64_t rows = net.head.rows;
+      add(kHead, net.num_layers - 1, rows, slice(net.head, rows, 16, threads));
+    }
   }
 
   void run() override {
@@ -426,7 +429,8 @@ struct Forward final : Task {
 
 bool is_weight(const ChatglmWeight& w, int64_t rows, int64_t columns) {
   return w.rows == rows && w.columns == columns && w.data != nullptr && linear::is_kind(w.kind) &&
-         (!linear::is_whole(w.kind) || (w.is_packed && w.scales != nullptr && w.group > 0 && w.group % 32 == 0));
+         (!linear::is_whole(w.kind) ||
+          (w.is_packed && w.scales != nullptr && w.group > 0 && w.group % 32 == 0));
 }
 
 bool is_wrong(const ChatglmNetwork& n, const ChatglmForward& f, const ChatglmAttention& a) {
